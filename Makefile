@@ -1,0 +1,50 @@
+# Every target sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Rebuilt when what is installed may have changed: dependencies, the build hook, a wire contract.
+READY := .make/ready
+PROTOS := $(shell find proto -name '*.proto')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup proto check unit e2e test golden bench demo format clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Create the virtual environment and generate the wire contracts
+
+$(READY): pyproject.toml hatch_build.py $(PROTOS)
+	@PYTHON="$(PYTHON)" sh tools/setup.sh $(VENV)
+	@mkdir -p $(@D) && touch $@
+
+proto: ## Generate pomerium_agent/pb again
+	@rm -f $(READY) && $(MAKE) --no-print-directory $(READY)
+
+check: $(READY) ## Format, lint, types, floors and fast tests: the inner loop
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -m 'not e2e' tests
+
+format: $(READY) ## Let ruff write the formatting and the fixes it is sure of
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+e2e: $(READY) ## Tests with real processes: Envoy, console, agent
+	$(BIN)/pytest -q -m e2e tests
+
+test: check e2e ## Everything
+
+golden: $(READY) ## Rewrite the golden files; read the diff before you commit it
+	GOLDEN=write $(BIN)/pytest -q tests/golden
+
+bench: $(READY) ## What must stay fast, as ratios in one run
+	$(BIN)/python -m bench
+
+demo: $(READY) ## Console, sample upstream and agent on loopback; Ctrl-C stops it
+	@$(BIN)/pomerium-agent demo $(DEMO)
+
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) .make pomerium_agent/pb dist .pb-*

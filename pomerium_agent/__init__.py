@@ -1,0 +1,1 @@
+"""An open runtime for Pomerium's Zero-managed mode."""

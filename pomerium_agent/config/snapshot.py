@@ -1,0 +1,382 @@
+"""The configuration in force, as one value: everything the data plane needs to know, checked and resolved.
+
+Nothing here is a default waiting to be applied or text waiting to be parsed: whoever holds a
+ConfigSnapshot can build Envoy resources from it without being able to fail.
+"""
+
+import hashlib
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from types import MappingProxyType
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that was left out of the configuration, or changed on its way in, and what to do about it."""
+
+    subject: str  # "route r1 (https://app.example.com)", "certificate 2", "settings"
+    field: str  # as the operator writes it: "regex", "health_checks[0].timeout"
+    reason: str
+    remedy: str
+    record_id: str = ""
+    route_id: str = ""
+    warning: bool = False  # the item serves all the same: only something harmless was dropped
+
+    @property
+    def id(self) -> str:
+        """Eight hex digits by which an error page, a log line and a status report name the same fault."""
+        text = "\0".join((self.subject, self.field, self.reason, self.record_id))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.field}: {self.reason}; {self.remedy} [{self.id}]"
+
+
+# --- where requests come from ---------------------------------------------------------------------
+
+
+class Kind(Enum):
+    """What a `from` URL asks for."""
+
+    HTTP = "http"
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A parsed `from` URL (routes 3.1). `host` is lower-case ASCII without a port and may hold `*`."""
+
+    url: str
+    kind: Kind
+    scheme: str
+    host: str
+    port: int | None = None
+    targets: tuple[str, ...] = ()  # tcp and udp behind a shared front host: "target:port"
+
+    @property
+    def wildcard(self) -> bool:
+        return "*" in self.host
+
+
+class MatchKind(Enum):
+    PREFIX = "prefix"
+    PATH = "path"
+    REGEX = "regex"
+    CONNECT = "connect"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One matcher for the path of a request (routes 3.4)."""
+
+    kind: MatchKind
+    value: str = "/"
+
+
+# --- where requests go ----------------------------------------------------------------------------
+
+
+class Transport(Enum):
+    """How bytes reach an upstream (routes 3.3)."""
+
+    HTTP = "http"
+    HTTPS = "https"
+    H2C = "h2c"
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One `to` URL. With `pipe` set, it is a unix socket and host, port and path mean nothing."""
+
+    url: str  # as written, without the weight
+    transport: Transport
+    host: str = ""  # as Envoy dials it: `localhost` is already 127.0.0.1
+    port: int = 0
+    hostname: str = ""  # host[:port] as written: the Host header under auto_host_rewrite
+    path: str = ""
+    pipe: str = ""
+    weight: int | None = None  # at least 1
+    server_name: str = ""  # SNI and SAN to verify; empty when there is none to verify against
+
+    @property
+    def tls(self) -> bool:
+        return self.transport is Transport.HTTPS
+
+    @property
+    def is_ip(self) -> bool:
+        """Whether `host` is an address literal, which needs no resolving."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamTls:
+    """How an upstream proves who it is, and how we do. PEM texts; an empty `custom_ca` means the system's."""
+
+    skip_verify: bool = False
+    custom_ca: str = ""
+    client_certificate: str = ""
+    client_key: str = field(default="", repr=False)
+    allow_renegotiation: bool = False
+
+
+class LoadBalancing(Enum):
+    """By name, since Pomerium's numbers are not Envoy's (routes 1.5)."""
+
+    ROUND_ROBIN = "ROUND_ROBIN"
+    MAGLEV = "MAGLEV"
+    RANDOM = "RANDOM"
+    RING_HASH = "RING_HASH"
+    LEAST_REQUEST = "LEAST_REQUEST"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitBreakers:
+    """None means: as the layer below says (settings, then Envoy)."""
+
+    max_connections: int | None = None
+    max_pending_requests: int | None = None
+    max_requests: int | None = None
+    max_retries: int | None = None
+    max_connection_pools: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """What becomes an Envoy cluster: equal upstreams of one route id make an equal cluster."""
+
+    endpoints: tuple[Endpoint, ...]
+    tls: UpstreamTls = UpstreamTls()
+    http1_only: bool = False  # websockets were allowed, and an upgrade needs HTTP/1.1
+    load_balancing: LoadBalancing = LoadBalancing.ROUND_ROBIN
+    healthy_panic_threshold: int | None = None  # percent
+    health_checks: tuple[bytes, ...] = ()  # envoy.config.core.v3.HealthCheck, validated and serialised
+    outlier_detection: bytes = b""  # envoy.config.cluster.v3.OutlierDetection, likewise; empty: none
+    circuit_breakers: CircuitBreakers = CircuitBreakers()
+    dns_v4_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRewrite:
+    """Which Host the upstream sees; at most one of the first three is set (routes 4.2)."""
+
+    literal: str = ""
+    header: str = ""
+    path_regex: str = ""
+    path_substitution: str = ""
+    preserve: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """Send the request on."""
+
+    upstream: Upstream
+    prefix_rewrite: str = ""
+    regex_rewrite: str = ""
+    regex_substitution: str = ""
+    host_rewrite: HostRewrite = HostRewrite()
+    timeout: timedelta | None = None  # None: settings.default_upstream_timeout; zero: no limit (routes 6.1)
+    idle_timeout: timedelta | None = None  # None: unset, so the connection manager's applies
+    append_forwarded_host: bool = True
+    upgrades: tuple[tuple[str, bool], ...] = (("websocket", False), ("spdy/3.1", False))
+    connect: bool = False  # terminate CONNECT here (tcp and udp upstreams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redirect:
+    """Answer with a redirect. None means: leave this part of the URL alone."""
+
+    https: bool | None = None
+    scheme: str | None = None
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+    prefix: str | None = None
+    code: int = 301
+    strip_query: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectResponse:
+    """Answer with this."""
+
+    status: int
+    body: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unavailable:
+    """Stands where a quarantined route would: 503, naming the fault (architecture 4.2)."""
+
+    fault_id: str
+
+
+Action = Forward | Redirect | DirectResponse | Unavailable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderRewrite:
+    """Rewrite one response header: the leading `prefix`, or the whole value when there is no prefix."""
+
+    header: str
+    value: str
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One route, checked. `key` is a hash of everything in it: equal keys mean equal routes, so caches use it."""
+
+    id: str
+    key: str
+    record_id: str = ""
+    name: str = ""
+    stat_name: str = ""
+    source: Source
+    match: Match = Match(MatchKind.PREFIX)
+    action: Action
+    public: bool = False  # nobody is asked who they are; anything else is decided by authorize
+    regex_priority: int | None = None
+    set_request_headers: Mapping[str, str] = NOTHING  # raw values; templates of routes 5 not yet expanded
+    remove_request_headers: tuple[str, ...] = ()  # as configured, without those Envoy would refuse
+    set_response_headers: Mapping[str, str] = NOTHING  # raw values, the route's own; `disable` still in it
+    rewrite_response_headers: tuple[HeaderRewrite, ...] = ()
+    pass_identity_headers: bool | None = None  # None: as the settings say
+    kubernetes: bool = False
+
+
+# --- what holds for all routes ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where to listen. An empty host means every interface."""
+
+    host: str = ""
+    port: int = 443
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A certificate chain with its key, both PEM, both checked to belong together. `id` is a content hash."""
+
+    id: str
+    chain: str
+    key: str = field(repr=False)
+    names: tuple[str, ...] = ()  # DNS names and IP addresses of the leaf
+    self_signed_fallback: bool = False
+
+
+class Codec(Enum):
+    AUTO = "AUTO"
+    HTTP1 = "HTTP1"
+    HTTP2 = "HTTP2"
+    HTTP3 = "HTTP3"
+
+
+class EscapedSlashes(Enum):
+    """By Envoy's names."""
+
+    IMPLEMENTATION_SPECIFIC_DEFAULT = "IMPLEMENTATION_SPECIFIC_DEFAULT"
+    KEEP_UNCHANGED = "KEEP_UNCHANGED"
+    REJECT_REQUEST = "REJECT_REQUEST"
+    UNESCAPE_AND_REDIRECT = "UNESCAPE_AND_REDIRECT"
+    UNESCAPE_AND_FORWARD = "UNESCAPE_AND_FORWARD"
+
+
+class Underscores(Enum):
+    """By Envoy's names."""
+
+    ALLOW = "ALLOW"
+    REJECT_REQUEST = "REJECT_REQUEST"
+    DROP_HEADER = "DROP_HEADER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsOptions:
+    """How upstream names are resolved (routes 1.7: 60, 146 to 149, 153, 154)."""
+
+    lookup_family: str = "V4_PREFERRED"
+    udp_max_queries: int = 100
+    use_tcp: bool = False
+    query_tries: int | None = None
+    query_timeout: timedelta | None = None
+    refresh_rate: timedelta | None = None
+    failure_refresh_rate: timedelta | None = None
+
+
+DEFAULT_ACCESS_LOG_FIELDS = (
+    "upstream-cluster",
+    "method",
+    "authority",
+    "path",
+    "user-agent",
+    "referer",
+    "forwarded-for",
+    "request-id",
+    "duration",
+    "size",
+    "response-code",
+    "response-code-details",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The merged settings that the data plane reads (routes 1.7). Durations of zero mean "off" where Envoy says so."""
+
+    address: Address = Address()
+    insecure_server: bool = False
+    http_redirect: Address | None = None
+    log_level: str = "info"
+    proxy_log_level: str = "info"
+    access_log_fields: tuple[str, ...] = DEFAULT_ACCESS_LOG_FIELDS
+    certificates: tuple[Certificate, ...] = ()  # never empty in a compiled snapshot: see the fallback
+    certificate_authority: str = ""  # PEM, in addition to the system's
+    timeout_read: timedelta = timedelta(seconds=30)
+    timeout_write: timedelta = timedelta(0)
+    timeout_idle: timedelta = timedelta(minutes=5)
+    default_upstream_timeout: timedelta = timedelta(seconds=30)
+    grpc_client_timeout: timedelta = timedelta(seconds=10)
+    cookie_name: str = "_pomerium"
+    authenticate_url: str = "https://authenticate.pomerium.app"
+    pass_identity_headers: bool = False
+    jwt_claims_headers: Mapping[str, str] = NOTHING
+    # None: not configured, so Pomerium's defaults apply; the key `disable` is still in it
+    set_response_headers: Mapping[str, str] | None = None
+    codec: Codec = Codec.AUTO
+    use_proxy_protocol: bool = False
+    skip_xff_append: bool = False
+    xff_trusted_hops: int = 0
+    normalize_path: bool = True
+    merge_slashes: bool = True
+    escaped_slashes: EscapedSlashes = EscapedSlashes.REJECT_REQUEST
+    underscores: Underscores = Underscores.REJECT_REQUEST
+    match_any_incoming_port: bool = True
+    dns: DnsOptions = DnsOptions()
+    circuit_breakers: CircuitBreakers = CircuitBreakers()
+    bind_source_address: str = ""
+    bind_freebind: bool | None = None
+    signing_key: str = field(default="", repr=False)  # PEM, EC P-256; empty: the one derived from the token
+    hosts_of_authenticate: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigSnapshot:
+    """Everything the data plane needs to know. Replaced whole, never edited. Routes are in matching order."""
+
+    settings: Settings
+    routes: tuple[Route, ...] = ()
+    digest: str = ""  # hash of the records it was compiled from

@@ -1,0 +1,115 @@
+"""The promise every store of records keeps, and the values it speaks in."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from pomerium_agent.records import Cursor, Record
+
+PAGE_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a store says of its change log (databroker 4)."""
+
+    server_version: int
+    earliest_record_version: int
+    latest_record_version: int
+
+    @property
+    def cursor(self) -> Cursor:
+        """The end of the log."""
+        return Cursor(self.server_version, self.latest_record_version)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a type of records may cost: how many, for how long, looked up by which dotted fields (databroker 7)."""
+
+    capacity: int | None = None
+    indexable_fields: tuple[str, ...] = ()
+    ttl: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The answer to a write: the records as stored, in request order, versions and times filled in."""
+
+    server_version: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to a query: one page of matches, how many there are in all, and how fresh the answer is."""
+
+    records: tuple[Record, ...]
+    total_count: int
+    server_version: int
+    record_version: int
+
+
+class Backend(Protocol):
+    """Where records live. Every backend passes tests/contract/test_backend.py unchanged.
+
+    One counter of versions runs over all types. It grows by one per change and is never reused under the
+    same server version, so a reader that has seen a cursor can ask for all that came after it and miss
+    nothing. Versions and times in what a caller hands in are ignored (D-11).
+
+    Everything raises DatabrokerUnavailable when the store behind cannot be reached.
+    """
+
+    async def server_info(self) -> ServerInfo:
+        """The identity of the data set and the ends of its change log."""
+
+    async def get(self, type: str, id: str) -> Record:
+        """Read one record. Raises RecordNotFound when it is missing or deleted."""
+
+    async def put(self, records: Sequence[Record]) -> Written:
+        """Write all of `records` or none of them; one with `deleted_at` is deleted. Then enforce capacity."""
+
+    async def patch(self, records: Sequence[Record], fields: Sequence[str]) -> Written:
+        """Copy the dotted proto fields named in `fields` over the stored records; missing records are left out.
+
+        Raises InvalidRequest for a field the message does not have.
+        """
+
+    async def query(
+        self, type: str, *, text: str = "", filter: Mapping[str, object] | None = None, offset: int = 0, limit: int
+    ) -> Found:
+        """Current records of `type` (empty: all) that match; `filter` is the Struct of databroker 6 as plain values.
+
+        Raises InvalidRequest for a filter that cannot be read or uses an operator no backend supports.
+        """
+
+    async def list_types(self) -> tuple[str, ...]:
+        """The sorted types that have at least one current record."""
+
+    async def get_options(self, type: str) -> Options | None:
+        """The stored options of a type."""
+
+    async def set_options(self, type: str, options: Options) -> None:
+        """Replace the options of a type; empty options remove them."""
+
+    async def clear(self) -> tuple[int, int]:
+        """Forget all records, changes and options, keep the leases; returns the old and the new server version."""
+
+    async def lease(self, name: str, holder: str, ttl: timedelta) -> bool:
+        """Take or renew the lease `name` for `holder`; False while another holder's has not expired."""
+
+    async def release(self, name: str, holder: str) -> None:
+        """Give the lease back at once; does nothing for anyone but its holder."""
+
+    async def latest(self, type: str = "") -> tuple[Cursor, tuple[Record, ...]]:
+        """All current records of a type (empty: all), ordered by (type, id), and a cursor from which to go on.
+
+        The cursor is never newer than the records: what changed meanwhile comes again through `changes`.
+        """
+
+    def changes(self, after: Cursor, type: str = "", *, wait: bool = True) -> AsyncIterator[Record]:
+        """Yield every change after the cursor in version order, deletions included; then wait for more.
+
+        Raises CursorExpired when the data set is another one or the place in the log was cleaned up.
+        """

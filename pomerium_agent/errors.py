@@ -1,0 +1,65 @@
+"""Everything that can go wrong, sorted by what the agent does about it.
+
+AgentError
+├── SettingsError      the operator's own words are wrong      → name the setting, exit 2
+├── Refused            the other side knows us and says no     → exit 3, never retried
+├── Retryable          may pass by itself                      → supervise() waits and tries again
+│   ├── ControlPlaneUnavailable
+│   ├── DatabrokerUnavailable
+│   └── EnvoyUnavailable
+├── CursorExpired      our place in the change log is gone     → read it all again
+├── ConfigRejected     a bundle does not hold together         → report it, keep the last good one
+├── RecordNotFound     no such record
+├── LeaseTaken         another replica does the job            → wait for our turn
+└── InvalidRequest     a caller's arguments make no sense      → tell the caller, change nothing
+
+Anything else is a bug: exit 1, with its traceback.
+"""
+
+
+class AgentError(Exception):
+    """What the agent knows how to handle."""
+
+
+class SettingsError(AgentError):
+    """What the operator configured on this machine cannot work; the text names the setting and the remedy."""
+
+
+class Refused(AgentError):
+    """The control plane knows us and says no (zero link 4.3: HTTP 400 with a JSON body)."""
+
+
+class Retryable(AgentError):
+    """May pass by itself."""
+
+
+class ControlPlaneUnavailable(Retryable):
+    """The control plane cannot be reached, or does not answer as it should."""
+
+
+class DatabrokerUnavailable(Retryable):
+    """The store behind the databroker cannot be reached."""
+
+
+class EnvoyUnavailable(Retryable):
+    """Envoy does not run, or does not answer on its admin socket."""
+
+
+class CursorExpired(AgentError):
+    """Changes after this cursor were cleaned up, or the store is another one: read everything again (D-4)."""
+
+
+class ConfigRejected(AgentError):
+    """A bundle or a record cannot be read as a whole; whatever was in force before stays."""
+
+
+class RecordNotFound(AgentError):
+    """There is no such record."""
+
+
+class LeaseTaken(AgentError):
+    """Another holder has the lease and it has not expired."""
+
+
+class InvalidRequest(AgentError):
+    """The arguments of a call make no sense."""

