@@ -12,6 +12,7 @@ AgentError
 ├── RecordNotFound     no such record
 ├── LeaseTaken         another replica does the job            → wait for our turn
 └── InvalidRequest     a caller's arguments make no sense      → tell the caller, change nothing
+    └── Unsupported    they would make sense, but nobody does it
 
 Anything else is a bug: exit 1, with its traceback.
 """
@@ -63,3 +64,7 @@ class LeaseTaken(AgentError):
 
 class InvalidRequest(AgentError):
     """The arguments of a call make no sense."""
+
+
+class Unsupported(InvalidRequest):
+    """A caller asks for something that the protocol knows and no backend can do (D-4: UNIMPLEMENTED)."""

@@ -1,0 +1,25 @@
+"""Where records live, and how replicas hear of each change."""
+
+from pomerium_agent.databroker.backend import Backend, Found, Options, ServerInfo, Written
+from pomerium_agent.databroker.cleanup import run_cleanup
+from pomerium_agent.databroker.follow import Change, Reset, Updated, follow
+from pomerium_agent.databroker.leases import hold_lease
+from pomerium_agent.databroker.memory import MemoryBackend
+from pomerium_agent.databroker.storage import open_databroker, storage_kind
+
+__all__ = [
+    "Backend",
+    "Change",
+    "Found",
+    "MemoryBackend",
+    "Options",
+    "Reset",
+    "ServerInfo",
+    "Updated",
+    "Written",
+    "follow",
+    "hold_lease",
+    "open_databroker",
+    "run_cleanup",
+    "storage_kind",
+]

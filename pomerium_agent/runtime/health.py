@@ -16,6 +16,8 @@ class Check(StrEnum):
     ZERO_CONNECT = "zero.connect"
     ZERO_BOOTSTRAP_SAVE = "zero.bootstrap-config.save"
     DATABROKER_SYNC = "databroker.sync.initial"
+    STORAGE = "storage.backend"
+    STORAGE_CLEANUP = "storage.backend.cleanup"
     CONFIG_BUILD = "config.databroker.build"
     XDS_CLUSTER = "xds.cluster"
     XDS_LISTENER = "xds.listener"

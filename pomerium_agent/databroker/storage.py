@@ -1,0 +1,51 @@
+"""Which store the records of this replica live in, and its lifetime."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+from pomerium_agent.databroker.backend import Backend
+from pomerium_agent.databroker.cleanup import run_cleanup
+from pomerium_agent.databroker.memory import MemoryBackend
+from pomerium_agent.errors import SettingsError
+from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.runtime.health import Check, Health
+
+StorageKind = Literal["memory", "file", "postgres"]
+
+
+def storage_kind(connection: str | None) -> StorageKind:
+    """What the bootstrap's storage connection asks for (zero link 8.3, Z-23). Pure."""
+    if connection is None:
+        return "memory"
+    return "file" if connection.startswith("file://") else "postgres"
+
+
+@asynccontextmanager
+async def open_databroker(storage: str | None, clock: Clock, health: Health) -> AsyncIterator[Backend]:
+    """Open the store that the bootstrap names (None: memory) and keep it clean; yields when it is ready.
+
+    Raises SettingsError for a kind of store that this version does not have. The connection itself may hold a
+    password, so no error shows it.
+    """
+    backend = _backend(storage, clock)
+    async with asyncio.TaskGroup() as group:
+        cleaning = group.create_task(run_cleanup(backend, clock, health))
+        health.running(Check.STORAGE, backend=storage_kind(storage))
+        try:
+            yield backend
+        finally:
+            health.terminating(Check.STORAGE)
+            cleaning.cancel()
+            await backend.close()
+
+
+def _backend(storage: str | None, clock: Clock) -> Backend:
+    kind = storage_kind(storage)
+    if kind == "memory":
+        return MemoryBackend(clock)
+    raise SettingsError(
+        f"databroker storage: the control plane asks for {kind!r} storage, which this version does not have yet; "
+        "remove the databroker storage connection from the cluster's settings to keep records in memory"
+    )
