@@ -1,7 +1,7 @@
 """How long to wait before the next try: exponential, with jitter, capped (zero link, B1 and B2)."""
 
-import random
 from dataclasses import dataclass, field
+from random import Random
 
 
 @dataclass(slots=True)
@@ -12,7 +12,7 @@ class Backoff:
     factor: float = 1.5
     cap: float = 60.0
     jitter: float = 0.5
-    random: random.Random = field(default_factory=random.Random)
+    random: Random = field(default_factory=Random)
     _interval: float = field(default=0.0, init=False)
 
     def next(self) -> float:
