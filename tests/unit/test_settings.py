@@ -137,3 +137,21 @@ def test_a_connect_endpoint_that_cannot_work_is_refused(url: str, complaint: str
 def test_an_unknown_log_level_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="trace, debug, info"):
         read_settings(TOKEN | {"LOG_LEVEL": "loud"})
+
+
+@pytest.mark.parametrize(("text", "choice"), [("", "exit"), ("exit", "exit"), ("Serve", "serve")])
+def test_a_refused_token_stops_the_agent_unless_told_to_go_on_serving(text: str, choice: str) -> None:
+    """Z-66."""
+    assert read_settings(TOKEN | {"POMERIUM_AGENT_ON_REFUSED": text}).on_refused == choice
+
+
+def test_an_unknown_answer_to_a_refusal_is_refused_with_the_known_ones() -> None:
+    """Z-66."""
+    with pytest.raises(SettingsError, match=r"POMERIUM_AGENT_ON_REFUSED: 'ignore' is not one of exit, serve"):
+        read_settings(TOKEN | {"POMERIUM_AGENT_ON_REFUSED": "ignore"})
+
+
+def test_the_writeback_defaults_to_the_file_that_is_read_whatever_it_is_called() -> None:
+    settings = read_settings(TOKEN | {"BOOTSTRAP_CONFIG_FILE": "/var/lib/50% off#1/boot?.dat"})
+
+    assert settings.bootstrap_writeback == "file:///var/lib/50%25%20off%231/boot%3F.dat"
