@@ -1,0 +1,113 @@
+"""The implementations that every contract test of a Backend runs over, and the words those tests are written in."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from pomerium_agent.databroker import Backend, MemoryBackend
+from pomerium_agent.pb.pomerium import session_pb2, user_pb2
+from pomerium_agent.records import Cursor, Record, pack, type_url
+from tests.fakes.clock import ManualClock
+
+SESSION = type_url(session_pb2.Session)
+USER = type_url(user_pb2.User)
+DIRECTORY_USER = "pomerium.io/DirectoryUser"
+SOON = 5.0  # seconds within which what should happen has happened
+EVERYTHING = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open backend, and the clock it was given."""
+
+    backend: Backend
+    clock: ManualClock
+
+
+OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
+
+
+@asynccontextmanager
+async def open_memory() -> AsyncIterator[Store]:
+    clock = ManualClock()
+    backend = MemoryBackend(clock)
+    try:
+        yield Store(backend, clock)
+    finally:
+        await backend.close()
+
+
+# A new backend adds its name here, and passes.
+IMPLEMENTATIONS: dict[str, OpenStore] = {"memory": open_memory}
+
+
+def session(id: str, user_id: str = "", *, subject: str = "", access_token: str = "", refresh: str = "") -> Record:
+    """A session record; empty parts are absent."""
+    message = session_pb2.Session(id=id, user_id=user_id)
+    if subject:
+        message.id_token.subject = subject
+    if access_token:
+        message.oauth_token.access_token = access_token
+    if refresh:
+        message.oauth_token.refresh_token = refresh
+    return Record(type=SESSION, id=id, data=pack(message))
+
+
+def user(id: str, name: str = "", email: str = "") -> Record:
+    return Record(type=USER, id=id, data=pack(user_pb2.User(id=id, name=name, email=email)))
+
+
+def struct(type: str, id: str, fields: Mapping[str, object] | None = None) -> Record:
+    """A record of free type whose data is a Struct, as directory sync and bundle cache write it."""
+    return Record(type=type, id=id, data=pack(ParseDict(dict(fields or {}), Struct())))
+
+
+def gone(type: str, id: str) -> Record:
+    """The request to delete a record, without data."""
+    return Record(type=type, id=id, deleted_at=datetime(2000, 1, 1, tzinfo=UTC))
+
+
+def session_in(record: Record) -> session_pb2.Session:
+    assert record.data is not None
+    return session_pb2.Session.FromString(record.data.value)
+
+
+async def origin(backend: Backend) -> Cursor:
+    """The cursor before everything the store ever saw."""
+    return Cursor((await backend.server_info()).server_version, 0)
+
+
+async def end(backend: Backend) -> Cursor:
+    return (await backend.server_info()).cursor
+
+
+async def first(count: int, changes: AsyncGenerator[Record, None]) -> list[Record]:
+    """The next `count` changes; fails when they do not come."""
+    found: list[Record] = []
+    async with asyncio.timeout(SOON), aclosing(changes):
+        async for change in changes:
+            found.append(change)
+            if len(found) == count:
+                return found
+    raise AssertionError(f"the changes ended after {len(found)} of {count}")
+
+
+async def so_far(backend: Backend, after: Cursor, type: str = "") -> list[Record]:
+    """Every change after the cursor that is in the log now."""
+    async with asyncio.timeout(SOON), aclosing(backend.changes(after, type, wait=False)) as changes:
+        return [change async for change in changes]
+
+
+async def current_ids(backend: Backend, type: str = "") -> list[str]:
+    return [record.id for record in (await backend.latest(type))[1]]
+
+
+async def found_ids(
+    backend: Backend, type: str, filter: Mapping[str, object] | None = None, text: str = ""
+) -> list[str]:
+    return [r.id for r in (await backend.query(type, filter=filter, text=text, limit=EVERYTHING)).records]
