@@ -249,9 +249,13 @@ class Route:
     action: Action
     public: bool = False  # nobody is asked who they are; anything else is decided by authorize
     regex_priority: int | None = None
-    set_request_headers: Mapping[str, str] = NOTHING  # raw values; templates of routes 5 not yet expanded
+    set_request_headers: Mapping[str, str] = field(
+        default_factory=lambda: NOTHING
+    )  # raw values; templates of routes 5 not yet expanded
     remove_request_headers: tuple[str, ...] = ()  # as configured, without those Envoy would refuse
-    set_response_headers: Mapping[str, str] = NOTHING  # raw values, the route's own; `disable` still in it
+    set_response_headers: Mapping[str, str] = field(
+        default_factory=lambda: NOTHING
+    )  # raw values, the route's own; `disable` still in it
     rewrite_response_headers: tuple[HeaderRewrite, ...] = ()
     pass_identity_headers: bool | None = None  # None: as the settings say
     kubernetes: bool = False
@@ -353,7 +357,7 @@ class Settings:
     cookie_name: str = "_pomerium"
     authenticate_url: str = "https://authenticate.pomerium.app"
     pass_identity_headers: bool = False
-    jwt_claims_headers: Mapping[str, str] = NOTHING
+    jwt_claims_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     # None: not configured, so Pomerium's defaults apply; the key `disable` is still in it
     set_response_headers: Mapping[str, str] | None = None
     codec: Codec = Codec.AUTO
