@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from pomerium_agent.pb.pomerium import databroker_pb2
 
@@ -67,7 +67,7 @@ def unpack(payload: Payload | None, into: type[M]) -> M | None:
     message = into()
     try:
         message.ParseFromString(payload.value)
-    except ValueError:  # protobuf's DecodeError is one
+    except DecodeError:
         return None
     return message
 

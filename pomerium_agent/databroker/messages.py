@@ -11,7 +11,7 @@ from google.protobuf import (
     timestamp_pb2,
     wrappers_pb2,
 )
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from pomerium_agent.pb.pomerium import (
     config_pb2,
@@ -62,6 +62,6 @@ def decode(payload: Payload | None) -> Message | None:
     message = cls()
     try:
         message.ParseFromString(payload.value)
-    except ValueError:  # protobuf's DecodeError is one
+    except DecodeError:
         return None
     return message
