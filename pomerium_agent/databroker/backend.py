@@ -52,7 +52,7 @@ class Found:
 
 
 class Backend(Protocol):
-    """Where records live. Every backend passes tests/contract/test_backend.py unchanged.
+    """Where records live. Every backend passes tests/contract/test_backend*.py unchanged.
 
     One counter of versions runs over all types. It grows by one per change and is never reused under the
     same server version, so a reader that has seen a cursor can ask for all that came after it and miss

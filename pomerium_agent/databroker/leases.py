@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 RELEASE_BUDGET = 30.0  # seconds that giving the lease back may take; after that it expires by itself
 MARGIN = 0.1  # part of the ttl that is left for stopping the job
+RETRY_CAP = 0.05  # part of the ttl: the longest wait before a failed renewal is tried again (jitter on top)
 
 
 class _Lost(AgentError):
@@ -108,7 +109,7 @@ class _Hold:
         return self._clock.monotonic() < self._ours_until
 
     async def _renew(self) -> NoReturn:
-        backoff = Backoff(cap=self._tick / 2)
+        backoff = Backoff(cap=self._ttl.total_seconds() * RETRY_CAP)
         wait = self._tick
         while True:
             await self._clock.sleep(wait)
