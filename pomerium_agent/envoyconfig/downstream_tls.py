@@ -1,0 +1,59 @@
+"""How visitors are shown who we are: certificates by SDS, so that a renewed one drains nobody (routes 7.2, R-16)."""
+
+from collections.abc import Iterable
+
+from google.protobuf.wrappers_pb2 import BoolValue
+
+from pomerium_agent.config.snapshot import Certificate, Codec, Settings
+from pomerium_agent.envoyconfig.upstream_tls import MODERN_CIPHERS
+from pomerium_agent.envoyconfig.wire import any_of, by_ads, text
+from pomerium_agent.pb.envoy.config.core.v3 import base_pb2
+from pomerium_agent.pb.envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
+
+_ALPN = {
+    Codec.AUTO: ("h2", "http/1.1"),
+    Codec.HTTP1: ("http/1.1",),
+    Codec.HTTP2: ("h2",),
+    Codec.HTTP3: ("h2", "http/1.1"),
+}
+
+
+def secret_name(position: int) -> str:
+    """The certificate's name for Envoy: its place in the list, which a renewal does not change.
+
+    The listener names its secrets. Were they called by content, every renewal would be a new listener.
+    """
+    return f"downstream-{position}"
+
+
+def build_certificates(certificates: Iterable[Certificate]) -> tuple[secret_pb2.Secret, ...]:
+    """The certificates as secrets, in the order in which Envoy prefers them."""
+    return tuple(
+        secret_pb2.Secret(
+            name=secret_name(position),
+            tls_certificate=common_pb2.TlsCertificate(
+                certificate_chain=text(certificate.chain), private_key=text(certificate.key)
+            ),
+        )
+        for position, certificate in enumerate(certificates)
+    )
+
+
+def build_downstream_tls(settings: Settings) -> base_pb2.TransportSocket:
+    """One TLS context for all hosts; Envoy picks the certificate by the name a visitor asks for."""
+    context = tls_pb2.DownstreamTlsContext(
+        common_tls_context=tls_pb2.CommonTlsContext(
+            tls_params=common_pb2.TlsParameters(
+                tls_minimum_protocol_version=common_pb2.TlsParameters.TLSv1_2,
+                tls_maximum_protocol_version=common_pb2.TlsParameters.TLSv1_3,
+                cipher_suites=MODERN_CIPHERS,
+            ),
+            alpn_protocols=_ALPN[settings.codec],
+            tls_certificate_sds_secret_configs=[
+                secret_pb2.SdsSecretConfig(name=secret_name(position), sds_config=by_ads())
+                for position in range(len(settings.certificates))
+            ],
+        ),
+        require_client_certificate=BoolValue(value=False),
+    )
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=any_of(context))

@@ -1,0 +1,92 @@
+"""The HTTP filters every request passes, in their order (routes 8.1).
+
+arrive → ext_authz → leave → router. Nothing here is more than a stock Envoy has (R-19): the filters that Pomerium's own
+build adds are left out. A public route switches ext_authz off for itself, so it needs the agent for nothing.
+"""
+
+from datetime import timedelta
+from importlib.resources import files
+
+from google.protobuf.message import Message
+
+from pomerium_agent.config.snapshot import Settings
+from pomerium_agent.envoyconfig.agent_clusters import AUTHORIZE_CLUSTER
+from pomerium_agent.envoyconfig.headers import REPROXY_HEADERS
+from pomerium_agent.envoyconfig.route import EXT_AUTHZ, ROUTING_KEY
+from pomerium_agent.envoyconfig.wire import any_of, duration, text
+from pomerium_agent.pb.envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
+from pomerium_agent.pb.envoy.config.core.v3 import config_source_pb2, extension_pb2, grpc_service_pb2
+from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
+from pomerium_agent.pb.envoy.extensions.filters.http.lua.v3 import lua_pb2
+from pomerium_agent.pb.envoy.extensions.filters.http.router.v3 import router_pb2
+from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    http_connection_manager_pb2 as hcm_pb2,
+)
+from pomerium_agent.pb.envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
+from pomerium_agent.pb.envoy.type.matcher.v3 import string_pb2
+from pomerium_agent.pb.envoy.type.v3 import http_status_pb2
+
+# Lua reads a route's metadata under the filter's own name, then under envoy.filters.http.lua.
+ARRIVE = "pomerium.arrive"
+LEAVE = "pomerium.leave"
+_WITHOUT_TIMEOUT = timedelta(seconds=30)  # what Pomerium makes of a timeout of zero
+
+
+def build_filters(settings: Settings) -> list[hcm_pb2.HttpFilter]:
+    """The chain of the main listener."""
+    return [
+        _filter(ARRIVE, _build_lua("arrive.lua")),
+        _filter(EXT_AUTHZ, _build_ext_authz(settings.grpc_client_timeout or _WITHOUT_TIMEOUT)),
+        _filter(LEAVE, _build_lua("leave.lua")),
+        build_router(),
+    ]
+
+
+def build_router() -> hcm_pb2.HttpFilter:
+    """The filter that ends every chain."""
+    return _filter("envoy.filters.http.router", router_pb2.Router())
+
+
+def build_early_mutation() -> extension_pb2.TypedExtensionConfig:
+    """What a client may never send in, taken off before anything looks at the request (R-11, authorize 24).
+
+    Only names that belong to us alone; identity headers that another of our replicas may have signed pass,
+    and are judged per route.
+    """
+    exact = sorted((*REPROXY_HEADERS, ROUTING_KEY, "x-pomerium-set-cookie"))
+    mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in exact]
+    mutations.append(
+        mutation_rules_pb2.HeaderMutation(
+            remove_on_match=mutation_rules_pb2.HeaderMutation.RemoveOnMatch(
+                key_matcher=string_pb2.StringMatcher(prefix="x-pomerium-claim-")
+            )
+        )
+    )
+    return extension_pb2.TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation",
+        typed_config=any_of(header_mutation_pb2.HeaderMutation(mutations=mutations)),
+    )
+
+
+def _filter(name: str, config: Message) -> hcm_pb2.HttpFilter:
+    return hcm_pb2.HttpFilter(name=name, typed_config=any_of(config))
+
+
+def _build_lua(script: str) -> lua_pb2.Lua:
+    source = files("pomerium_agent.envoyconfig").joinpath("lua", script).read_text("utf-8")
+    # Nothing these scripts touch decides which route a request takes.
+    return lua_pb2.Lua(default_source_code=text(source), clear_route_cache={"value": False})
+
+
+def _build_ext_authz(timeout: timedelta) -> ext_authz_pb2.ExtAuthz:
+    """Ask the agent; without its answer, nobody passes (R-9)."""
+    return ext_authz_pb2.ExtAuthz(
+        transport_api_version=config_source_pb2.V3,
+        grpc_service=grpc_service_pb2.GrpcService(
+            envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=AUTHORIZE_CLUSTER),
+            timeout=duration(timeout),
+        ),
+        status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
+        failure_mode_allow=False,
+        clear_route_cache=False,
+    )

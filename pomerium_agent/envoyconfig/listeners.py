@@ -1,0 +1,79 @@
+"""The doors: HTTPS (or plain HTTP where an operator insists), and the one that sends plain HTTP to HTTPS (routes 7)."""
+
+import ipaddress
+
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from pomerium_agent.config.snapshot import Address, Settings
+from pomerium_agent.envoyconfig.connection_manager import build_main, build_redirect
+from pomerium_agent.envoyconfig.downstream_tls import build_downstream_tls
+from pomerium_agent.envoyconfig.local import LocalAddresses
+from pomerium_agent.envoyconfig.wire import any_of, socket_address
+from pomerium_agent.pb.envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from pomerium_agent.pb.envoy.extensions.filters.listener.proxy_protocol.v3 import proxy_protocol_pb2
+from pomerium_agent.pb.envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
+
+HTTPS = "https-ingress"
+HTTP = "http-ingress"
+REDIRECT = "http-redirect"
+_BUFFER_LIMIT = 32768
+
+
+def build_listeners(settings: Settings, local: LocalAddresses) -> tuple[listener_pb2.Listener, ...]:
+    """All listeners that the settings ask for."""
+    main = build_main(settings, local)
+    if settings.insecure_server:
+        chain = listener_components_pb2.FilterChain(filters=[main])
+        found = [_listener(HTTP, settings.address, chain, settings, local, tls=False)]
+    else:
+        chain = listener_components_pb2.FilterChain(filters=[main], transport_socket=build_downstream_tls(settings))
+        found = [_listener(HTTPS, settings.address, chain, settings, local, tls=True)]
+    if settings.http_redirect is not None:
+        chain = listener_components_pb2.FilterChain(filters=[build_redirect()])
+        found.append(_listener(REDIRECT, settings.http_redirect, chain, settings, local, tls=False))
+    return tuple(found)
+
+
+def _listener(
+    name: str,
+    address: Address,
+    chain: listener_components_pb2.FilterChain,
+    settings: Settings,
+    local: LocalAddresses,
+    *,
+    tls: bool,
+) -> listener_pb2.Listener:
+    first, *others = bind_hosts(address.host, ipv6=local.ipv6)
+    built = listener_pb2.Listener(
+        name=name,
+        address=socket_address(first, address.port),
+        additional_addresses=[
+            listener_pb2.AdditionalAddress(address=socket_address(host, address.port)) for host in others
+        ],
+        filter_chains=[chain],
+        per_connection_buffer_limit_bytes=UInt32Value(value=_BUFFER_LIMIT),
+        enable_reuse_port=BoolValue(value=True),
+    )
+    if settings.use_proxy_protocol:
+        built.listener_filters.add(
+            name="envoy.filters.listener.proxy_protocol", typed_config=any_of(proxy_protocol_pb2.ProxyProtocol())
+        )
+    if tls:
+        built.listener_filters.add(
+            name="envoy.filters.listener.tls_inspector", typed_config=any_of(tls_inspector_pb2.TlsInspector())
+        )
+    return built
+
+
+def bind_hosts(host: str, *, ipv6: bool) -> tuple[str, ...]:
+    """The addresses to bind: every interface of both families for no host, else that one (routes 7)."""
+    if host in ("", "*"):
+        return ("::", "0.0.0.0") if ipv6 else ("0.0.0.0",)  # noqa: S104 - listening everywhere is what was asked for
+    if host == "localhost":
+        return ("127.0.0.1",)
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return (host,)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (str(mapped or address),)
