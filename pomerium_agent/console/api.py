@@ -1,0 +1,294 @@
+"""The cluster API (zero link 4, 11): what a replica asks over HTTP, answered from the store."""
+
+import asyncio
+import json
+import sqlite3
+import uuid
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from xml.sax.saxutils import escape
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from yarl import URL
+
+from pomerium_agent.console.bearers import Unauthenticated
+from pomerium_agent.console.bundle import BUNDLE_ID, CAPTURED_HEADERS, Bundle, build_bundle
+from pomerium_agent.console.endpoints import PREFIX
+from pomerium_agent.console.gate import Gate
+from pomerium_agent.console.sightings import SeenUser
+from pomerium_agent.console.store import Cluster
+from pomerium_agent.errors import SettingsError
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY = 8 * 1024 * 1024  # a usage report of a large cluster
+STATUS_SOURCES = ("download_error", "io_error", "invalid_bundle", "databroker_error", "unknown_error")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiError(Exception):
+    """An answer that is not the one asked for. The text goes to the caller (zero link 4.2, ErrorResponse)."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class ClusterApi:
+    """The handlers. A 400 ends a replica for good (Z-10), so it is said only of a refused token or a broken call."""
+
+    def __init__(self, gate: Gate, *, public_url: str = "") -> None:
+        self._gate = gate
+        self._store = gate.store
+        self._signer = gate.signer
+        self._clock = gate.clock
+        self._public_url = public_url
+        self._bundles: dict[str, Bundle] = {}
+        self._building: dict[str, asyncio.Lock] = {}
+
+    def application(self) -> web.Application:
+        """The API below `/cluster/v1`, and the download of bundles, which needs no bearer."""
+        application = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY)
+        application.add_routes(
+            [
+                web.post(f"{PREFIX}/exchangeToken", self.exchange_token),
+                web.get(f"{PREFIX}/bootstrap", self.bootstrap, allow_head=False),
+                web.get(f"{PREFIX}/bundles", self.list_bundles, allow_head=False),
+                web.get(f"{PREFIX}/bundles/{{bundle}}/download", self.bundle_url, allow_head=False),
+                web.post(f"{PREFIX}/bundles/{{bundle}}/status", self.bundle_status),
+                web.post(f"{PREFIX}/reportUsage", self.report_usage),
+                web.put(f"{PREFIX}/config/import", self.import_config),
+                web.get("/download/{cluster}/{bundle}", self.download),
+            ]
+        )
+        return application
+
+    # --- who is there -----------------------------------------------------------------------------
+
+    async def exchange_token(self, request: web.Request) -> web.Response:
+        """The cluster token for a bearer. 400 when no cluster has this token: the replica must not try again."""
+        body = await _json_object(request)
+        token = body.get("refreshToken")
+        if not isinstance(token, str) or not token:
+            raise ApiError(400, "refreshToken is missing")
+        cluster = await asyncio.to_thread(self._store.cluster_by_token, token)
+        if cluster is None:
+            raise ApiError(400, "this cluster token is not valid: it was rotated, or belongs to another console")
+        return web.json_response(
+            {
+                "idToken": self._signer.bearer(cluster.id, cluster.generation, self._clock.now()),
+                "expiresInSeconds": str(int(self._signer.bearer_life.total_seconds())),
+            },
+            headers={hdrs.CACHE_CONTROL: "no-store"},
+        )
+
+    async def _cluster(self, request: web.Request) -> Cluster:
+        """The cluster whose replica calls, or 401."""
+        try:
+            cluster, _ = await self._gate.admit(request.headers.get(hdrs.AUTHORIZATION, ""))
+        except Unauthenticated as error:
+            raise ApiError(401, str(error), {hdrs.WWW_AUTHENTICATE: "Bearer"}) from error
+        return cluster
+
+    async def bootstrap(self, request: web.Request) -> web.Response:
+        """Who the cluster is, and where its records live."""
+        cluster = await self._cluster(request)
+        secrets = await asyncio.to_thread(self._store.secrets, cluster.id)
+        body = {
+            "clusterId": cluster.id,
+            "organizationId": cluster.organization_id,
+            "pseudonymizationKey": b64encode(secrets.pseudonymization_key).decode(),
+            "sharedSecret": b64encode(secrets.shared_secret).decode(),
+        }
+        if secrets.storage is not None:
+            body["databrokerStorageConnection"] = secrets.storage
+        return web.json_response(body, headers={hdrs.CACHE_CONTROL: "no-store"})
+
+    # --- bundles ----------------------------------------------------------------------------------
+
+    async def list_bundles(self, request: web.Request) -> web.Response:
+        """The one bundle there is."""
+        await self._cluster(request)
+        return web.json_response({"bundles": [{"id": BUNDLE_ID}]})
+
+    async def bundle_url(self, request: web.Request) -> web.Response:
+        """A URL that opens the bundle for a while, without any further credential (Z-14)."""
+        cluster = await self._cluster(request)
+        bundle_id = _bundle_id(request)
+        parameters = self._signer.link(cluster.id, bundle_id, cluster.generation, self._clock.now())
+        origin = URL(self._public_url).origin() if self._public_url else request.url.origin()
+        url = origin.joinpath("download", cluster.id, bundle_id).with_query(parameters)
+        return web.json_response(
+            {
+                "url": str(url),
+                "expiresInSeconds": str(int(self._signer.link_life.total_seconds())),
+                "captureMetadataHeaders": list(CAPTURED_HEADERS),
+            },
+            headers={hdrs.CACHE_CONTROL: "no-store"},
+        )
+
+    async def download(self, request: web.Request) -> web.Response:
+        """The bundle itself: conditional, compressed when asked (zero link 11.4).
+
+        A URL that does not open anything is answered 401, which makes every replica ask for a new one; the
+        body has the form that storage services use, so its reason reaches the log (Z-42).
+        """
+        cluster = await asyncio.to_thread(self._store.find, request.match_info["cluster"])
+        bundle_id = _bundle_id(request)
+        try:
+            if cluster is None or cluster.id != request.match_info["cluster"]:
+                raise Unauthenticated("the signature of this URL does not match")
+            self._signer.check_link(
+                cluster.id,
+                bundle_id,
+                cluster.generation,
+                expires=request.query.get("expires", ""),
+                signature=request.query.get("signature", ""),
+                now=self._clock.now(),
+            )
+        except Unauthenticated as error:
+            text = f"<Error><Code>AccessDenied</Code><Message>{escape(str(error))}</Message></Error>"
+            return web.Response(status=401, text=text, content_type="application/xml")
+        return _bundle_response(request, await self._bundle(cluster))
+
+    async def _bundle(self, cluster: Cluster) -> Bundle:
+        """The bundle of the version in force, built once however many replicas ask."""
+        async with self._building.setdefault(cluster.id, asyncio.Lock()):
+            known = self._bundles.get(cluster.id)
+            if known is None or known.version != cluster.version:
+                known = self._bundles[cluster.id] = await asyncio.to_thread(self._build, cluster.id)
+            return known
+
+    def _build(self, cluster_id: str) -> Bundle:
+        config = self._store.config(cluster_id)
+        bundle = build_bundle(
+            config.config,
+            self._store.certificate(cluster_id),
+            version=config.version,
+            modified_at=config.created_at,
+        )
+        log.info(
+            "bundle built", cluster=cluster_id, version=bundle.version, etag=bundle.etag, bytes=len(bundle.gzipped)
+        )
+        return bundle
+
+    # --- reports ----------------------------------------------------------------------------------
+
+    async def bundle_status(self, request: web.Request) -> web.Response:
+        """What became of a bundle at a replica."""
+        cluster = await self._cluster(request)
+        bundle_id = _bundle_id(request)
+        body = await _json_object(request)
+        match body:
+            case {"success": {"metadata": dict(metadata)}}:
+                status: dict[str, object] = {"success": {"metadata": {str(k): str(v) for k, v in metadata.items()}}}
+            case {"success": dict()}:
+                status = {"success": {"metadata": {}}}
+            case {"failure": {"message": str(message), "source": str(source)}} if source in STATUS_SOURCES:
+                status = {"failure": {"message": message, "source": source}}
+            case _:
+                raise ApiError(
+                    400, "a bundle status is either success with metadata, or failure with message and source"
+                )
+        await asyncio.to_thread(
+            self._store.sightings.save_bundle_status, cluster.id, bundle_id, status, self._clock.now()
+        )
+        return web.Response(status=204)
+
+    async def report_usage(self, request: web.Request) -> web.Response:
+        """Who signed in, by pseudonym."""
+        cluster = await self._cluster(request)
+        body = await _json_object(request)
+        users = body.get("users")
+        if not isinstance(users, list):
+            raise ApiError(400, "users is missing")
+        await asyncio.to_thread(self._store.sightings.save_usage, cluster.id, [_user(user) for user in users])
+        return web.Response(status=204)
+
+    async def import_config(self, request: web.Request) -> web.Response:
+        """Refused with 403, which an importer shows as it is (zero link 4.3): files are applied at the console."""
+        await self._cluster(request)
+        raise ApiError(
+            403, "this console does not import over the API; run `console apply -f FILE --cluster NAME` beside it"
+        )
+
+
+def _bundle_response(request: web.Request, bundle: Bundle) -> web.Response:
+    headers = {
+        hdrs.ETAG: bundle.etag,
+        hdrs.LAST_MODIFIED: format_datetime(bundle.modified_at.astimezone(UTC), usegmt=True),
+        hdrs.CACHE_CONTROL: "private, no-cache",
+        hdrs.VARY: hdrs.ACCEPT_ENCODING,
+        CAPTURED_HEADERS[0]: str(bundle.version),
+        CAPTURED_HEADERS[1]: bundle.digest,
+    }
+    if _has(bundle.etag, request.headers.get(hdrs.IF_NONE_MATCH, "")):
+        return web.Response(status=304, headers=headers)
+    if not _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
+        return web.Response(body=bundle.content, headers=headers, content_type="application/octet-stream")
+    headers[hdrs.CONTENT_ENCODING] = "gzip"
+    return web.Response(body=bundle.gzipped, headers=headers, content_type="application/octet-stream")
+
+
+def _has(etag: str, if_none_match: str) -> bool:
+    tags = (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
+    return any(tag in (etag, "*") for tag in tags)
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    for part in accept_encoding.lower().split(","):
+        coding, _, parameters = part.partition(";")
+        if coding.strip() in ("gzip", "x-gzip"):
+            quality = parameters.replace(" ", "").removeprefix("q=")
+            return not (parameters and quality.rstrip("0").rstrip(".") in ("", "0"))
+    return False
+
+
+def _bundle_id(request: web.Request) -> str:
+    bundle_id: str = request.match_info["bundle"]
+    if bundle_id != BUNDLE_ID:
+        raise ApiError(404, f"there is no bundle {bundle_id!r}")
+    return bundle_id
+
+
+def _user(user: object) -> SeenUser:
+    match user:
+        case {"pseudonymousId": str(pseudonym), "pseudonymousEmail": str(email), "lastSignedInAt": str(time)}:
+            try:
+                datetime.fromisoformat(time[:19])  # the year 1 stands for never; nanoseconds are kept as they came
+            except ValueError as error:
+                raise ApiError(400, "lastSignedInAt is not an RFC 3339 time") from error
+            return SeenUser(pseudonymous_id=pseudonym, pseudonymous_email=email, last_signed_in_at=time)
+    raise ApiError(400, "each user has pseudonymousId, pseudonymousEmail and lastSignedInAt")
+
+
+async def _json_object(request: web.Request) -> dict[str, object]:
+    try:
+        body = await request.json()
+    except (json.JSONDecodeError, UnicodeDecodeError, LookupError) as error:
+        raise ApiError(400, "the body is not JSON") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body is not a JSON object")
+    return body
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every answer has an id that its caller can name; every refusal is JSON with its reason (Z-13)."""
+    response_id = uuid.uuid4().hex
+    try:
+        response = await handler(request)
+    except ApiError as error:
+        response = web.json_response({"error": error.text}, status=error.status, headers=error.headers)
+    except web.HTTPException as error:  # no such path, wrong method, body too large
+        response = web.json_response({"error": error.reason}, status=error.status)
+    except (sqlite3.Error, SettingsError) as error:  # the disk, or the key file
+        log.error("request failed", path=request.path, response_id=response_id, reason=str(error))
+        response = web.json_response({"error": "the console cannot use its own database"}, status=500)
+    response.headers["X-Response-Id"] = response_id
+    return response

@@ -1,0 +1,58 @@
+"""Who must be told what: for each cluster, one cell with the numbers that make its replicas fetch something again."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pomerium_agent.console.store import Cluster, Store
+from pomerium_agent.pb.pomerium import connect_pb2
+from pomerium_agent.runtime.latest import Latest
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What a cluster is at. `generation` of its token, 0 when the cluster is gone."""
+
+    version: int
+    bootstrap_version: int
+    generation: int
+
+    @staticmethod
+    def of(cluster: Cluster | None) -> "Numbers":
+        if cluster is None:
+            return Numbers(0, 0, 0)
+        return Numbers(cluster.version, cluster.bootstrap_version, cluster.generation)
+
+    def messages_since(self, before: "Numbers") -> Iterator[connect_pb2.Message]:
+        """What a replica is told that knows of `before` (zero link 6.1)."""
+        if self.bootstrap_version != before.bootstrap_version:
+            yield connect_pb2.Message(bootstrap_config_updated=connect_pb2.BootstrapConfigUpdated())
+        if self.version != before.version:
+            yield connect_pb2.Message(config_updated=connect_pb2.ConfigUpdated(changeset_version=self.version))
+
+
+class Nudges:
+    """The cells. They are filled from the store: once when first asked for, then after every poke."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._cells: dict[str, Latest[Numbers]] = {}
+
+    async def cell(self, cluster_id: str) -> Latest[Numbers]:
+        """The cell of one cluster."""
+        if cluster_id not in self._cells:
+            numbers = Numbers.of(await asyncio.to_thread(self._store.find, cluster_id))
+            self._cells.setdefault(cluster_id, Latest(numbers))
+        return self._cells[cluster_id]
+
+    async def refresh(self, cluster_id: str) -> None:
+        """Look again at one cluster, and wake its streams when something is new."""
+        cell = await self.cell(cluster_id)
+        numbers = Numbers.of(await asyncio.to_thread(self._store.find, cluster_id))
+        if numbers != cell.value:
+            cell.set(numbers)
+
+    async def refresh_all(self) -> None:
+        """Look again at every cluster that somebody listens for."""
+        for cluster_id in tuple(self._cells):
+            await self.refresh(cluster_id)

@@ -1,0 +1,61 @@
+"""What the verbs of the console tell a person: values in, lines out."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from pomerium_agent.console.apply import Applied
+from pomerium_agent.console.status import ClusterStatus, ReplicaStatus
+
+NOBODY_SERVES = "no console is serving this data directory"
+
+
+def applied_lines(done: Applied, *, dry_run: bool, told: bool) -> Iterator[str]:
+    """What changed, and what that means for the replicas."""
+    yield from done.changes.lines()
+    if not done.changes:
+        yield f"nothing changes: cluster {done.cluster.name} stays at version {done.before}"
+    elif dry_run:
+        yield f"dry run: cluster {done.cluster.name} stays at version {done.before}"
+    else:
+        yield f"cluster {done.cluster.name} is now at version {done.version}"
+        if not told:
+            yield f"{NOBODY_SERVES}: replicas hear of it when one does"
+
+
+def status_lines(found: ClusterStatus, now: datetime) -> Iterator[str]:
+    """A cluster, its replicas, and what is wrong with each."""
+    cluster = found.cluster
+    yield f"{cluster.name}  {cluster.domain}"
+    yield f"  version {cluster.version} ({found.reason}, {ago(found.changed_at, now)})"
+    if not found.replicas:
+        yield "  no replica has been seen yet"
+    for replica in found.replicas:
+        yield from _replica_lines(replica, cluster.version, now)
+
+
+def _replica_lines(replica: ReplicaStatus, current: int, now: datetime) -> Iterator[str]:
+    if replica.connected and replica.connected_at:
+        when = f"connected since {ago(replica.connected_at, now)}"
+    else:
+        when = f"NOT connected, last seen {ago(replica.last_seen, now)}"
+    yield f"  replica {replica.hostname or '?'}  {replica.instance}  {when}  agent {replica.version or '?'}"
+    if not replica.digest:
+        yield "    has not said yet which configuration is in force"
+    elif replica.current:
+        yield f"    version {current} is in force"
+    else:
+        older = f"version {replica.in_force}" if replica.in_force else f"an unknown configuration ({replica.digest})"
+        yield f"    {older} is in force, not version {current}"
+    for fault_id, text in sorted(replica.faults.items()):
+        yield f"    FAULT {fault_id}: {text}"
+    for name, error in sorted(replica.failing.items()):
+        yield f"    {name}: {error}"
+
+
+def ago(time: datetime, now: datetime) -> str:
+    """How long ago, in the one unit that says it."""
+    seconds = max(int((now - time).total_seconds()), 0)
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
