@@ -63,7 +63,6 @@ def _copy(source: Message, target: Message, path: Sequence[str]) -> None:
         target.ClearField(name)
         getattr(target, name).MergeFrom(getattr(source, name))
     elif field.message_type is not None:
-        getattr(target, name).SetInParent()
         getattr(target, name).CopyFrom(getattr(source, name))
     else:
         setattr(target, name, getattr(source, name))

@@ -52,6 +52,12 @@ def test_a_sub_field_whose_parent_the_request_lacks_is_cleared() -> None:
     assert patched(before, session(), "id_token.subject") == session(id_token={"issuer": "i"})
 
 
+def test_a_parent_that_only_the_request_has_comes_even_when_its_sub_field_is_empty() -> None:
+    after = patched(session(id="a"), session(id_token={"issuer": "i"}), "id_token.issued_at")
+
+    assert after == session(id="a", id_token={})
+
+
 def test_an_empty_message_that_is_present_stays_present() -> None:
     after = patched(session(id="a"), session(oauth_token={}), "oauth_token")
 

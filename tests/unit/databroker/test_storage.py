@@ -7,8 +7,7 @@ import pytest
 
 from pomerium_agent.databroker import Backend, MemoryBackend, Options, open_databroker, run_cleanup, storage_kind
 from pomerium_agent.errors import CursorExpired, DatabrokerUnavailable, SettingsError
-from pomerium_agent.pb.pomerium import session_pb2
-from pomerium_agent.records import Cursor, Record, pack
+from pomerium_agent.records import Cursor, Record
 from pomerium_agent.runtime.health import Check, Health, Status
 from tests.fakes.clock import ManualClock, settle
 
@@ -89,15 +88,3 @@ async def test_a_clean_up_that_fails_is_reported_and_tried_again() -> None:
         await clock.advance(60)
         assert not cleaning.done()
         cleaning.cancel()
-
-
-async def test_in_memory_a_field_that_is_no_longer_indexed_finds_nothing() -> None:
-    """C22."""
-    backend = MemoryBackend(ManualClock())
-    await backend.set_options("a", Options(indexable_fields=("user_id",)))
-    await backend.put([Record(type="a", id="1", data=pack(session_pb2.Session(user_id="u")))])
-    assert (await backend.query("a", filter={"user_id": "u"}, limit=1)).total_count == 1
-
-    await backend.set_options("a", Options(indexable_fields=("id",)))
-
-    assert (await backend.query("a", filter={"user_id": "u"}, limit=1)).total_count == 0
