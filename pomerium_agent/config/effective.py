@@ -1,0 +1,249 @@
+"""Merged settings → the settings in force: one bad setting keeps its value from before, the rest applies (R-4)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from pomerium_agent.config import values
+from pomerium_agent.config.addresses import parse_address
+from pomerium_agent.config.complaints import Complaints, Unusable, shown
+from pomerium_agent.config.durations import parse_duration
+from pomerium_agent.config.fields import SETTINGS_FIELDS, Fate
+from pomerium_agent.config.forwarding import parse_circuit_breakers
+from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_key
+from pomerium_agent.config.routes import RouteContext
+from pomerium_agent.config.snapshot import Address, Certificate, DnsOptions, Fault, Settings
+from pomerium_agent.config.sourced import MergedSettings
+from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.settings import Local
+
+SUBJECT = "settings"
+HOSTED_AUTHENTICATE = "authenticate.pomerium.app"
+_KEEP = "the value from before stays in force"
+
+Parser = Callable[[Any], object]
+
+
+def as_it_is(value: object) -> object:
+    """For scalars that every value of their type is good for."""
+    return value
+
+
+# Field of the wire → attribute of the snapshot, and how it is read.
+_PARSERS: tuple[tuple[str, str, Parser], ...] = (
+    ("insecure_server", "insecure_server", as_it_is),
+    ("log_level", "log_level", values.parse_log_level),
+    ("proxy_log_level", "proxy_log_level", values.parse_log_level),
+    ("access_log_fields", "access_log_fields", values.parse_log_fields),
+    ("certificate_authority", "certificate_authority", parse_ca_bundle),
+    ("timeout_read", "timeout_read", parse_duration),
+    ("timeout_write", "timeout_write", parse_duration),
+    ("timeout_idle", "timeout_idle", parse_duration),
+    ("default_upstream_timeout", "default_upstream_timeout", parse_duration),
+    ("grpc_client_timeout", "grpc_client_timeout", values.parse_grpc_timeout),
+    ("cookie_name", "cookie_name", values.parse_cookie_name),
+    ("authenticate_service_url", "authenticate_url", values.parse_service_url),
+    ("pass_identity_headers", "pass_identity_headers", as_it_is),
+    ("jwt_claims_headers", "jwt_claims_headers", values.parse_claim_headers),
+    ("set_response_headers", "set_response_headers", values.parse_response_headers),
+    ("codec_type", "codec", values.parse_codec),
+    ("use_proxy_protocol", "use_proxy_protocol", as_it_is),
+    ("skip_xff_append", "skip_xff_append", as_it_is),
+    ("xff_num_trusted_hops", "xff_trusted_hops", as_it_is),
+    ("normalize_path", "normalize_path", as_it_is),
+    ("merge_slashes", "merge_slashes", as_it_is),
+    ("path_with_escaped_slashes_action", "escaped_slashes", values.parse_escaped_slashes),
+    ("headers_with_underscores_action", "underscores", values.parse_underscores),
+    ("runtime_flags", "match_any_incoming_port", values.parse_flag_match_any_port),
+    ("circuit_breaker_thresholds", "circuit_breakers", parse_circuit_breakers),
+    ("envoy_bind_config_source_address", "bind_source_address", values.parse_ip),
+    ("envoy_bind_config_freebind", "bind_freebind", as_it_is),
+    ("signing_key", "signing_key", parse_signing_key),
+)
+_DNS_PARSERS: tuple[tuple[str, str, Parser], ...] = (
+    ("dns_lookup_family", "lookup_family", values.parse_lookup_family),
+    ("dns_udp_max_queries", "udp_max_queries", as_it_is),
+    ("dns_use_tcp", "use_tcp", as_it_is),
+    ("dns_query_tries", "query_tries", values.parse_query_tries),
+    ("dns_query_timeout", "query_timeout", values.parse_query_timeout),
+    ("dns_refresh_rate", "refresh_rate", values.parse_refresh_rate),
+    ("dns_failure_refresh_rate", "failure_refresh_rate", values.parse_refresh_rate),
+)
+# Empty texts that mean "not configured" rather than a value that cannot be read.
+_EMPTY_IS_UNSET = frozenset(
+    (
+        "certificate_authority",
+        "signing_key",
+        "envoy_bind_config_source_address",
+        "authenticate_service_url",
+        "cookie_name",
+    )
+)
+
+
+def effective_settings(
+    merged: MergedSettings, *, previous: Settings | None, certificates: tuple[Certificate, ...], local: Local
+) -> tuple[Settings, tuple[Fault, ...]]:
+    """The settings in force, and a fault for each that could not be read.
+
+    A setting that cannot be read keeps the value of the previous snapshot, or its default when there is none.
+    What this machine says of itself (`local`) wins over every record.
+    """
+    reader = _Reader(merged, previous)
+    found = reader.read_all(_PARSERS, previous or Settings(), Settings())
+    if "proxy_log_level" not in merged.origin:
+        found["proxy_log_level"] = found["log_level"]
+    dns = reader.read_all(_DNS_PARSERS, previous.dns if previous else DnsOptions(), DnsOptions())
+    insecure = bool(found["insecure_server"])
+    settings = Settings(
+        **found,
+        dns=DnsOptions(**dns),
+        certificates=certificates,
+        address=reader.address(local, 80 if insecure else 443),
+        http_redirect=reader.redirect_address(local),
+        hosts_of_authenticate=reader.hosts_of_authenticate(),
+    )
+    reader.note_what_has_no_effect()
+    return settings, tuple(reader.faults)
+
+
+def route_context(merged: MergedSettings) -> RouteContext:
+    """What the settings mean for every route."""
+    message = merged.message
+    return RouteContext(
+        allow_upgrades=tuple(name for name in message.allow_upgrades.values if name),
+        client_certificates_required=_client_certificates_required(message),
+        jwt_bearer=message.bearer_token_format == config_pb2.BEARER_TOKEN_FORMAT_JWT,
+        identity_providers=frozenset(message.identity_providers),
+    )
+
+
+class _Reader:
+    """Reads fields of the merged message; what is wrong ends up in `faults`, with the record it came from."""
+
+    def __init__(self, merged: MergedSettings, previous: Settings | None) -> None:
+        self._message = merged.message
+        self._origin = merged.origin
+        self._previous = previous
+        self.faults: list[Fault] = []
+
+    def read_all(self, parsers: Sequence[tuple[str, str, Parser]], kept: object, defaults: object) -> dict[str, Any]:
+        return {
+            attribute: self._read(field, parse, getattr(kept, attribute), getattr(defaults, attribute))
+            for field, attribute, parse in parsers
+        }
+
+    def address(self, local: Local, default_port: int) -> Address:
+        kept = self._previous.address if self._previous else Address()
+        found = self._local_address("ADDRESS", local.address, default_port)
+        if found is not None:
+            return found
+        if not self._message.address:
+            return Address()
+        parsed = self._read("address", lambda text: parse_address(text, default_port=default_port), kept, Address())
+        assert isinstance(parsed, Address)  # noqa: S101  # for the type checker
+        return parsed
+
+    def redirect_address(self, local: Local) -> Address | None:
+        kept = self._previous.http_redirect if self._previous else None
+        found = self._local_address("HTTP_REDIRECT_ADDR", local.http_redirect_addr, 80)
+        if found is not None:
+            return found
+        if not self._message.http_redirect_addr.strip("\"' "):
+            return None
+        parsed = self._read("http_redirect_addr", lambda text: parse_address(text, default_port=80), kept, None)
+        return parsed if isinstance(parsed, Address) else None
+
+    def hosts_of_authenticate(self) -> tuple[str, ...]:
+        """Hosts whose login pages are ours; the hosted service's are not (routes 8.4)."""
+        hosts = []
+        for field in ("authenticate_service_url", "authenticate_internal_service_url"):
+            url: str = getattr(self._message, field)
+            try:
+                host = values.service_host(url) if url else ""
+            except Unusable as why:
+                if field == "authenticate_internal_service_url":  # the other one was complained about already
+                    self._complaints(field).refuse(field, why.reason, why.remedy)
+                return self._previous.hosts_of_authenticate if self._previous else ()
+            if host and host != HOSTED_AUTHENTICATE:
+                hosts.append(host)
+        return tuple(dict.fromkeys(hosts))
+
+    def note_what_has_no_effect(self) -> None:
+        """Whatever an operator may believe in, and which does nothing: never in silence."""
+        self._unlisted_flags()
+        self._unknown_log_fields()
+        self._client_certificates()
+        later: dict[str, list[str]] = {}
+        for field, value in self._message.ListFields():
+            use = SETTINGS_FIELDS[field.name]
+            is_set = bool(value.ListFields()) if isinstance(value, Message) else bool(value)
+            if use.fate is Fate.LATER and is_set:
+                later.setdefault(use.reason, []).append(field.name)
+        for reason, names in later.items():
+            self._complaints(names[0]).warn(
+                ", ".join(names), f"{reason}: not supported by this version yet", "remove it, or leave it for later"
+            )
+
+    def _unlisted_flags(self) -> None:
+        flags = self._message.runtime_flags
+        off = [name for name in values.DEFAULT_TRUE_FLAGS if name not in flags] if flags else []
+        if off:
+            self._complaints("runtime_flags").warn(
+                "runtime_flags",
+                f"flags that are not listed are off: {', '.join(off)}",
+                "list each of them with true if you want it on",
+            )
+
+    def _unknown_log_fields(self) -> None:
+        unknown = values.unknown_log_fields(self._message.access_log_fields.values)
+        if unknown:
+            names = ", ".join(shown(name) for name in unknown[:5])
+            self._complaints("access_log_fields").warn("access_log_fields", f"cannot be logged: {names}", "remove them")
+
+    def _client_certificates(self) -> None:
+        mtls = self._message.downstream_mtls
+        if not mtls.ca:
+            return
+        complaints = self._complaints("downstream_mtls")
+        complaints.attempt("downstream_mtls.ca", parse_ca_bundle, mtls.ca)
+        required = _client_certificates_required(self._message)
+        complaints.refuse(
+            "downstream_mtls",
+            "client certificates are not checked by this version yet"
+            + (", so no route is open to everyone meanwhile" if required else ""),
+            "remove downstream_mtls.ca, or run these routes on another replica",
+        )
+
+    def _read(self, field: str, parse: Parser, kept: object, default: object) -> object:
+        if field not in self._origin:
+            return default
+        value = getattr(self._message, field)
+        if value == "" and field in _EMPTY_IS_UNSET:
+            return default
+        try:
+            return parse(value)
+        except Unusable as why:
+            self._complaints(field).refuse(field, why.reason, f"{why.remedy}; until then {_KEEP}")
+            return kept
+
+    def _local_address(self, name: str, text: str, default_port: int) -> Address | None:
+        if not text:
+            return None
+        try:
+            return parse_address(text, default_port=default_port)
+        except Unusable as why:
+            complaints = Complaints("this machine", faults=self.faults)
+            complaints.refuse(name, why.reason, f"{why.remedy}; until then the records decide")
+        return None
+
+    def _complaints(self, field: str) -> Complaints:
+        """A collector whose faults are ours."""
+        return Complaints(SUBJECT, record_id=self._origin.get(field, ""), faults=self.faults)
+
+
+def _client_certificates_required(message: config_pb2.Settings) -> bool:
+    """Whether visitors without a certificate are to be turned away by default (routes 10)."""
+    mtls = message.downstream_mtls
+    return bool(mtls.ca) and mtls.enforcement != config_pb2.POLICY

@@ -1,0 +1,290 @@
+"""One route as the control plane sent it → one checked route, or everything that is wrong with it (R-5)."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from pomerium_agent.config.complaints import Complaints, shown
+from pomerium_agent.config.fields import ROUTE_FIELDS, ROUTE_LATER_HARMLESS, Fate
+from pomerium_agent.config.forwarding import parse_action
+from pomerium_agent.config.headers import parse_headers, parse_removals, parse_response_rewrites
+from pomerium_agent.config.order import SortKey, sort_key
+from pomerium_agent.config.rewrites import parse_match
+from pomerium_agent.config.snapshot import Fault, Kind, Match, MatchKind, Route, Source
+from pomerium_agent.config.upstream_tls import ReadFile, check_downstream_ca
+from pomerium_agent.config.urls import ascii_host, display, parse_source
+from pomerium_agent.pb.pomerium import config_pb2
+
+MAX_DEPENDS_ON = 5
+# Stripped before anything else looks at a route: they change when nothing that matters does (R-1).
+COMPUTED_IN_ROUTE = ("created_at", "modified_at", "enforced_policies", "assigned_policies", "namespace_name")
+COMPUTED_IN_POLICY = ("created_at", "modified_at", "enforced_routes", "assigned_routes", "namespace_name")
+_LATER = {name: use.reason for name, use in ROUTE_FIELDS.items() if use.fate is Fate.LATER}
+
+
+@dataclass(frozen=True, slots=True)
+class RouteContext:
+    """What a route's meaning depends on beyond itself. When it changes, every route is checked again."""
+
+    allow_upgrades: tuple[str, ...] = ()
+    client_certificates_required: bool = False  # then nothing is public, since this version checks none
+    jwt_bearer: bool = False
+    identity_providers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRoute:
+    """The outcome for one route. `route` is None when it must stand aside; then `source` and `match` say where."""
+
+    id: str
+    record_id: str
+    subject: str  # how faults call it
+    digest: bytes  # of what the control plane sent, computed fields left out
+    name: str
+    stat_name: str
+    route: Route | None
+    faults: tuple[Fault, ...]
+    source: Source | None  # None: `from` is unusable, so the route has no place
+    match: Match | None
+    place: SortKey | None
+    files: tuple[str, ...] = ()  # which the route names; their content is part of `route.key`
+
+    @property
+    def fault(self) -> Fault | None:
+        """The first reason for standing aside."""
+        return next((fault for fault in self.faults if not fault.warning), None)
+
+
+def route_id(route: config_pb2.Route) -> str:
+    """The explicit id, else a hash of what the route matches and where it leads (routes 1.2, field 28)."""
+    if route.id:
+        return route.id
+    total = hashlib.sha256()
+    parts = [text.encode() for text in (from_of(route), route.prefix, route.path, route.regex, *route.to)]
+    if route.HasField("redirect"):
+        parts += [b"redirect", route.redirect.SerializeToString(deterministic=True)]
+    if route.HasField("response"):
+        parts += [b"response", route.response.SerializeToString(deterministic=True)]
+    for part in parts:
+        total.update(len(part).to_bytes(8, "big") + part)
+    return total.hexdigest()[:16]
+
+
+def from_of(route: config_pb2.Route) -> str:
+    """The field `from`, whose name is a word of Python."""
+    url: str = getattr(route, "from")
+    return url
+
+
+def strip_computed(route: config_pb2.Route) -> None:
+    """Remove, in place, what a server writes for its own user interface."""
+    for name in COMPUTED_IN_ROUTE:
+        route.ClearField(name)
+    for policy in route.policies:
+        for name in COMPUTED_IN_POLICY:
+            policy.ClearField(name)
+
+
+def check_route(
+    route: config_pb2.Route,
+    *,
+    record_id: str = "",
+    context: RouteContext | None = None,
+    read_file: ReadFile | None = None,
+    found: Iterable[Fault] = (),
+) -> CheckedRoute:
+    """Check everything about one route and name every fault at once (routes 4.3, 4.4).
+
+    `found` are faults found before, while the references of an entity were resolved. Without `read_file`,
+    files that the route names are taken on trust.
+    """
+    context = context or RouteContext()
+    identity, url = route_id(route), from_of(route)
+    complaints = Complaints(_subject(route, identity), record_id=record_id, route_id=identity, faults=list(found))
+    reader = _NotingReader(read_file) if read_file is not None else None
+
+    source = complaints.attempt("from", parse_source, url)
+    connect = source is not None and source.kind is not Kind.HTTP
+    match = Match(MatchKind.CONNECT) if connect else parse_match(route, complaints)
+    _check_support(route, source, complaints)
+    _check_access(route, complaints)
+    _check_login(route, context, complaints)
+    public = _public(route, context, check_downstream_ca(route, reader, complaints), complaints)
+    action = parse_action(route, context.allow_upgrades, reader, complaints)
+    set_request_headers = parse_headers("set_request_headers", route.set_request_headers, complaints)
+    remove_request_headers = parse_removals("remove_request_headers", route.remove_request_headers, complaints)
+    set_response_headers = parse_headers("set_response_headers", route.set_response_headers, complaints)
+    rewrites = parse_response_rewrites(route.rewrite_response_headers, complaints)
+
+    sent = route.SerializeToString(deterministic=True)
+    checked = None
+    if source is not None and match is not None and not complaints.refused:
+        checked = Route(
+            id=identity,
+            key=_key(sent, record_id, public, context, reader),
+            record_id=record_id,
+            name=route.name,
+            stat_name=route.stat_name or route.name,
+            source=source,
+            match=match,
+            action=action,
+            public=public,
+            regex_priority=route.regex_priority_order if route.HasField("regex_priority_order") else None,
+            set_request_headers=set_request_headers,
+            remove_request_headers=remove_request_headers,
+            set_response_headers=set_response_headers,
+            rewrite_response_headers=rewrites,
+            pass_identity_headers=route.pass_identity_headers if route.HasField("pass_identity_headers") else None,
+        )
+    return CheckedRoute(
+        id=identity,
+        record_id=record_id,
+        subject=complaints.subject,
+        digest=hashlib.sha256(sent).digest(),
+        name=route.name,
+        stat_name=route.stat_name or route.name,
+        route=checked,
+        faults=tuple(complaints.faults),
+        source=source,
+        match=match,
+        place=_place(route, source, identity) if source is not None else None,
+        files=tuple(reader.digests) if reader is not None else (),
+    )
+
+
+class _NotingReader:
+    """Reads files, and remembers which and what, so that a changed file makes a changed route."""
+
+    def __init__(self, read_file: ReadFile) -> None:
+        self._read_file = read_file
+        self.digests: dict[str, bytes] = {}
+
+    def __call__(self, path: str) -> bytes:
+        self.digests[path] = b""
+        content = self._read_file(path)
+        self.digests[path] = hashlib.sha256(content).digest()
+        return content
+
+
+def _subject(route: config_pb2.Route, identity: str) -> str:
+    """How every fault names the route: by what its operator called it, and where it is found."""
+    where = shown(display(from_of(route)))[1:-1]
+    return f"route {shown(route.name or identity)} ({where})"
+
+
+def _place(route: config_pb2.Route, source: Source, identity: str) -> SortKey:
+    return sort_key(
+        source,
+        path=route.path,
+        regex=route.regex,
+        prefix=route.prefix,
+        regex_priority=route.regex_priority_order if route.HasField("regex_priority_order") else None,
+        route_id=identity,
+    )
+
+
+def _key(sent: bytes, record_id: str, public: bool, context: RouteContext, reader: _NotingReader | None) -> str:
+    """A hash of everything that the checked route was made from."""
+    parts = [sent, record_id.encode(), b"public" if public else b""]
+    parts += [name.encode() for name in context.allow_upgrades]
+    if reader is not None:
+        parts += [path.encode() + digest for path, digest in sorted(reader.digests.items())]
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "big") + part)
+    return total.hexdigest()[:32]
+
+
+def _check_support(route: config_pb2.Route, source: Source | None, complaints: Complaints) -> None:
+    """What a later version will do must not be half done by this one."""
+    if source is not None and source.kind is not Kind.HTTP:
+        complaints.refuse(
+            "from",
+            f"{source.kind.value} routes are not supported by this version yet",
+            "publish it as https:// for now",
+        )
+    present = {field.name for field, _ in route.ListFields()}
+    if not route.session_recording.enabled:
+        present.discard("session_recording")
+    for name in sorted(present & _LATER.keys()):
+        reason = f"{_LATER[name]}: not supported by this version yet"
+        if name in ROUTE_LATER_HARMLESS:
+            complaints.warn(name, reason, "remove the field, or leave it for a later version")
+        else:
+            complaints.refuse(name, reason, "remove the field, or run this route on another replica")
+    if route.kubernetes_service_account_token and route.kubernetes_service_account_token_file:
+        complaints.refuse(
+            "kubernetes_service_account_token", "the token and its file are both set", "keep only one of them"
+        )
+    if route.HasField("mcp"):
+        if route.mcp.WhichOneof("mode") is None:
+            complaints.refuse("mcp", "it is neither a server nor a client", "set mcp.server or mcp.client")
+        authority = route.mcp.server.authorization_server_url
+        if authority and not authority.startswith("https://"):
+            complaints.refuse("mcp.server.authorization_server_url", "it does not begin with https://", "use https://")
+
+
+def _check_access(route: config_pb2.Route, complaints: Complaints) -> None:
+    """Who may come in is decided by authorize; that the answers contradict each other is seen here (routes 4.3)."""
+    whitelists = [name for name in ("allowed_users", "allowed_domains") if getattr(route, name)]
+    for name in ("allow_public_unauthenticated_access", "allow_any_authenticated_user"):
+        if getattr(route, name) and whitelists:
+            complaints.refuse(
+                name,
+                f"the route contains whitelists ({', '.join(whitelists)}), which {name} would make meaningless",
+                "remove one or the other",
+            )
+    if route.allow_public_unauthenticated_access and route.allow_any_authenticated_user:
+        complaints.refuse(
+            "allow_public_unauthenticated_access",
+            "the route is open to everyone and to any signed-in user at once",
+            "remove allow_public_unauthenticated_access or allow_any_authenticated_user",
+        )
+
+
+def _check_login(route: config_pb2.Route, context: RouteContext, complaints: Complaints) -> None:
+    if len(route.depends_on) > MAX_DEPENDS_ON:
+        complaints.refuse("depends_on", f"it is limited to {MAX_DEPENDS_ON} hosts", "remove some")
+    for index, host in enumerate(route.depends_on):
+        if "/" in host and not urlsplit_host(host):
+            complaints.refuse(
+                f"depends_on[{index}]", f"{shown(display(host))} is not a URL", "write a host, or https://host"
+            )
+    if not route.identity_providers:
+        return
+    jwt = context.jwt_bearer
+    if route.HasField("bearer_token_format"):
+        jwt = route.bearer_token_format == config_pb2.BEARER_TOKEN_FORMAT_JWT
+    if not jwt:
+        complaints.refuse(
+            "identity_providers",
+            "it is unsupported unless bearer_token_format is jwt",
+            "set bearer_token_format, or remove identity_providers",
+        )
+    for name in sorted(set(route.identity_providers) - context.identity_providers):
+        complaints.refuse(
+            "identity_providers",
+            f"{shown(name)} is not among the settings' identity_providers",
+            "add it there, or remove it",
+        )
+
+
+def _public(route: config_pb2.Route, context: RouteContext, client_ca: bool, complaints: Complaints) -> bool:
+    """Open to everyone; never where a client certificate is asked for, since this version checks none."""
+    if route.allow_public_unauthenticated_access and client_ca:
+        complaints.warn(
+            "tls_downstream_client_ca",
+            "client certificates are not checked by this version yet, so the route is closed to everyone",
+            "remove it to open the route",
+        )
+        return False
+    return route.allow_public_unauthenticated_access and not context.client_certificates_required
+
+
+def urlsplit_host(url: str) -> str:
+    """The host of a URL in lower-case ASCII; empty when it has none."""
+    try:
+        return ascii_host(urlsplit(url).hostname or "")
+    except ValueError:
+        return ""
