@@ -10,6 +10,7 @@ from pomerium_agent.envoyconfig.filters import build_early_mutation, build_filte
 from pomerium_agent.envoyconfig.local import LocalAddresses
 from pomerium_agent.envoyconfig.local_replies import build_local_replies
 from pomerium_agent.envoyconfig.protocols import build_http1
+from pomerium_agent.envoyconfig.route_table import MAIN_ROUTES
 from pomerium_agent.envoyconfig.wire import any_of, by_ads, duration
 from pomerium_agent.pb.envoy.config.core.v3 import address_pb2, protocol_pb2
 from pomerium_agent.pb.envoy.config.listener.v3 import listener_components_pb2
@@ -18,7 +19,6 @@ from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.
     http_connection_manager_pb2 as hcm_pb2,
 )
 
-MAIN_ROUTES = "main"
 _Hcm = hcm_pb2.HttpConnectionManager
 _CODECS = {
     Codec.AUTO: _Hcm.AUTO,

@@ -88,27 +88,28 @@ def global_response_headers(settings: Settings) -> Mapping[str, str]:
     if settings.set_response_headers is None:
         chosen = any(not certificate.self_signed_fallback for certificate in settings.certificates)
         return {name: value for name, value in DEFAULT_RESPONSE_HEADERS.items() if chosen or name != HSTS}
-    return {} if _disabled(settings.set_response_headers) else settings.set_response_headers
+    return {} if disables(settings.set_response_headers) else settings.set_response_headers
 
 
 def response_headers(everywhere: Mapping[str, str], route: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The headers of a route's responses, by name: the route wins, and its key `disable` empties everything."""
-    if _disabled(route):
+    if disables(route):
         return ()
     merged = {name.lower(): (name, value) for name, value in (*everywhere.items(), *route.items())}
     return tuple(sorted((name, response_value(value)) for name, value in merged.values()))
 
 
-def _disabled(headers: Mapping[str, str]) -> bool:
+def disables(headers: Mapping[str, str]) -> bool:
+    """Whether the key `disable` is among the headers."""
     return any(name.lower() == DISABLE for name in headers)
 
 
 def removed_request_headers(route: Route, *, pass_identity: bool, claims: Iterable[str]) -> tuple[str, ...]:
-    """What an upstream never sees, each name once: the operator's list, then ours, sorted (routes 5).
+    """What this upstream never sees, each name once: the operator's list, then ours, sorted (routes 5).
 
     A public route asks nobody, so whatever looks like an identity on it was made up by the client (R-11).
     """
-    ours: list[str] = list(REPROXY_HEADERS)
+    ours: list[str] = []
     if route.public or not (pass_identity if route.pass_identity_headers is None else route.pass_identity_headers):
         ours += [*IDENTITY_HEADERS, *(name.lower() for name in claims)]
     names = {name.lower(): name for name in reversed((*route.remove_request_headers, *sorted(ours)))}

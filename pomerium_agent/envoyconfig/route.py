@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from pomerium_agent.config.snapshot import (
+    ConfigSnapshot,
     DirectResponse,
     Forward,
     HostRewrite,
@@ -17,11 +18,11 @@ from pomerium_agent.config.snapshot import (
     MatchKind,
     Redirect,
     Route,
-    Settings,
     Unavailable,
 )
 from pomerium_agent.envoyconfig.headers import (
     added_request_headers,
+    disables,
     global_response_headers,
     header_option,
     removed_request_headers,
@@ -62,17 +63,23 @@ class RouteContext:
     cookie_name: str
     pass_identity: bool
     claims: tuple[str, ...]
-    response_headers: tuple[tuple[str, str], ...]
+    response_headers: tuple[tuple[str, str], ...]  # on every route
+    table_response_headers: tuple[tuple[str, str], ...]  # once, for all routes
 
     @classmethod
-    def of(cls, settings: Settings) -> "RouteContext":
+    def of(cls, snapshot: ConfigSnapshot) -> "RouteContext":
+        settings = snapshot.settings
+        everywhere = tuple(sorted(global_response_headers(settings).items()))
+        # What the table says cannot be unsaid by a route. So if any route wants no headers at all, each says its own.
+        shared = not any(disables(route.set_response_headers) for route in snapshot.routes)
         return cls(
             any_port=settings.match_any_incoming_port,
             default_timeout=settings.default_upstream_timeout,
             cookie_name=settings.cookie_name,
             pass_identity=settings.pass_identity_headers,
             claims=tuple(sorted(settings.jwt_claims_headers)),
-            response_headers=tuple(sorted(global_response_headers(settings).items())),
+            response_headers=() if shared else everywhere,
+            table_response_headers=everywhere if shared else (),
         )
 
 
