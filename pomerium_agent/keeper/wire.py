@@ -1,0 +1,105 @@
+"""What agent and keeper say to each other: JSON objects, one a line, over the socketpair between them."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LONGEST_LINE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class StartEnvoy:
+    """`{"op": "envoy", "argv": [...], "bootstrap": "<path>"}`: this Envoy should run. `request` is given back."""
+
+    argv: tuple[str, ...]
+    bootstrap: str
+    request: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """`{"op": "ready"}`: Envoy has acknowledged its first configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A line that makes no sense."""
+
+    reason: str
+
+
+Message = StartEnvoy | Ready | Garbage
+
+
+class Lines:
+    """Cuts a stream of bytes into messages. A line that is too long is dropped, and what follows it is read."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._dropping = False
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Take bytes; yield what they complete."""
+        self._buffer += data
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            if self._dropping:
+                self._dropping = False
+            elif len(line) > LONGEST_LINE:
+                yield _too_long()
+            else:
+                yield parse(line)
+        if len(self._buffer) > LONGEST_LINE:
+            self._buffer.clear()
+            if not self._dropping:
+                self._dropping = True
+                yield _too_long()
+
+
+def parse(line: bytes) -> Message:
+    """One line, without its end."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return Garbage("not JSON")
+    if not isinstance(said, dict):
+        return Garbage("not an object")
+    match said:
+        case {"op": "ready"}:
+            return Ready()
+        case {"op": "envoy", "argv": [_, *_] as argv, "bootstrap": str(bootstrap)} if _are_arguments(
+            [*argv, bootstrap]
+        ):
+            request = said.get("request")
+            return StartEnvoy(tuple(argv), bootstrap, request if isinstance(request, int) else None)
+        case {"op": "envoy"}:
+            return Garbage("the op envoy needs argv, a list of strings, and bootstrap, a path")
+    return Garbage("an unknown op")
+
+
+def envoy_event(pid: int, request: int | None) -> bytes:
+    """Envoy was started, or runs already, as `pid`; 0: it has ended."""
+    return _line({"event": "envoy", "pid": pid, **({} if request is None else {"request": request})})
+
+
+def refusal_event(reason: str, request: int | None) -> bytes:
+    """Envoy cannot be started as asked."""
+    return _line({"event": "envoy-refused", "reason": reason, **({} if request is None else {"request": request})})
+
+
+def _line(value: dict[str, object]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _are_arguments(texts: list[object]) -> bool:
+    """Whether these can be handed to a process: text that has bytes, none of them the NUL that ends an argument."""
+    try:
+        return all(isinstance(text, str) and b"\0" not in os.fsencode(text) for text in texts)
+    except UnicodeEncodeError:
+        return False
+
+
+def _too_long() -> Garbage:
+    return Garbage(f"longer than {LONGEST_LINE} bytes")

@@ -1,0 +1,137 @@
+"""The agent's end of what it shares with its keeper: the sockets it inherits, and the line between the two.
+
+The other end is `pomerium_agent.keeper`; what is said is written down in `keeper/wire.py`.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import structlog
+
+from pomerium_agent.errors import EnvoyUnavailable, SettingsError
+from pomerium_agent.runtime.latest import Latest
+
+log = structlog.get_logger(__name__)
+
+SOCKETS = "POMERIUM_AGENT_SOCKETS"
+KEEPER_FD = "POMERIUM_AGENT_KEEPER_FD"
+
+
+def adopt_sockets(environ: Mapping[str, str]) -> Mapping[str, socket.socket]:
+    """The listening sockets that the keeper bound and this process inherited, by name. The caller closes them.
+
+    Raises SettingsError when there are none: `agent` is not a verb to call by hand.
+    """
+    adopted: dict[str, socket.socket] = {}
+    for part in environ.get(SOCKETS, "").split(","):
+        name, _, fd = part.partition(":")
+        adopted[name] = _adopt(SOCKETS, fd)
+    return adopted
+
+
+def _adopt(variable: str, fd: str) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=int(fd))
+    except (ValueError, OSError) as error:
+        raise SettingsError(
+            f"{variable}: {fd!r} is not an inherited socket; the agent is started by `pomerium-agent run`"
+        ) from error
+    sock.setblocking(False)
+    sock.set_inheritable(False)
+    return sock
+
+
+class KeeperLink:
+    """The line to the keeper. Open it with `open_keeper_link`.
+
+    `envoy_pid` is the process id of the Envoy that runs, and 0 while none does.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.envoy_pid: Latest[int] = Latest(0)
+        self._reader = reader
+        self._writer = writer
+        self._gone = asyncio.Event()
+        self._requests = 0
+        self._answers: dict[int, asyncio.Future[int]] = {}
+
+    async def start_envoy(self, argv: Sequence[str], bootstrap: Path) -> int:
+        """Have the keeper run this Envoy, or adopt it if it runs already; return its process id.
+
+        Waits as long as it takes, which is long while an Envoy that keeps failing is waited for. Raises
+        EnvoyUnavailable when the keeper refuses or is gone.
+        """
+        if self._gone.is_set():
+            raise EnvoyUnavailable("the keeper is gone")
+        self._requests += 1
+        request = self._requests
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._answers[request] = answer
+        try:
+            await self._say({"op": "envoy", "argv": list(argv), "bootstrap": str(bootstrap), "request": request})
+            return await answer
+        finally:
+            self._answers.pop(request, None)
+
+    async def ready(self) -> None:
+        """Tell the keeper that Envoy has acknowledged its first configuration."""
+        await self._say({"op": "ready"})
+
+    async def wait_gone(self) -> None:
+        """Wait until the keeper is gone, which is the sign to stop."""
+        await self._gone.wait()
+
+    async def _say(self, message: dict[str, object]) -> None:
+        self._writer.write(json.dumps(message).encode() + b"\n")
+        try:
+            await self._writer.drain()
+        except ConnectionError:
+            return  # `listen` hears it too, and tells everybody
+
+    async def listen(self) -> None:
+        """Hear the keeper out; returns when it is gone."""
+        try:
+            while line := await self._reader.readline():
+                self._hear(json.loads(line))
+        except ConnectionError as error:
+            log.debug("keeper link broken", reason=str(error))
+        self._gone.set()
+        self.envoy_pid.set(0)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(EnvoyUnavailable("the keeper is gone"))
+
+    def _hear(self, said: dict[str, object]) -> None:
+        request = said.get("request")
+        match said:
+            case {"event": "envoy", "pid": int(pid)}:
+                self.envoy_pid.set(pid)
+                for number, answer in self._answers.items():
+                    if isinstance(request, int) and number <= request and not answer.done():
+                        answer.set_result(pid)
+            case {"event": "envoy-refused", "reason": str(reason)}:
+                asked = self._answers.get(request) if isinstance(request, int) else None
+                if asked is not None and not asked.done():
+                    asked.set_exception(EnvoyUnavailable(f"the keeper cannot start Envoy: {reason}"))
+            case _:
+                log.warning("unknown event from the keeper", received=said)
+
+
+@asynccontextmanager
+async def open_keeper_link(environ: Mapping[str, str]) -> AsyncIterator[KeeperLink]:
+    """The line to the keeper that started us. Raises SettingsError when nobody did."""
+    reader, writer = await asyncio.open_unix_connection(sock=_adopt(KEEPER_FD, environ.get(KEEPER_FD, "")))
+    link = KeeperLink(reader, writer)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            listening = tasks.create_task(link.listen())
+            yield link
+            listening.cancel()
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
