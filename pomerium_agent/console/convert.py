@@ -5,10 +5,11 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
+from functools import cache
 from typing import Any, cast
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, OneofDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct
@@ -71,8 +72,8 @@ class Converter:
                 remedy = did_you_mean(key, known, otherwise=f"remove it; known here: {_listed(known)}")
                 self.complain(mapping.lines[key], here, f"the key {key} means nothing here", remedy)
                 continue
-            group = field.containing_oneof
-            if group is not None and not group.name.startswith("_"):  # the underscored ones only give presence
+            if _is_exclusive(field):
+                group = cast(OneofDescriptor, field.containing_oneof)
                 if group.name in chosen:
                     self.complain(
                         mapping.lines[key], here, f"{chosen[group.name]} and {key} exclude each other", "keep one"
@@ -85,7 +86,7 @@ class Converter:
         """Set one field. `null` leaves it unset."""
         if isinstance(marked, Scalar) and marked.value is None:
             return
-        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        if _is_map(field):
             self._map(message, field, marked, path)
         elif field.is_repeated:
             self._list(message, field, marked, path)
@@ -121,44 +122,44 @@ class Converter:
         if not isinstance(marked, Scalar) or marked.value is None:
             self.complain(marked.line, path, "this must be one value", "write it on the line of its key")
             return None
-        sensitive = field.GetOptions().Extensions[cast(Any, config_pb2.sensitive)]
-        shown = "this" if sensitive else repr(marked.text)
         match field.cpp_type:
             case FieldDescriptor.CPPTYPE_STRING:
                 return marked.text.encode() if field.type == FieldDescriptor.TYPE_BYTES else marked.text
             case FieldDescriptor.CPPTYPE_BOOL:
-                return self._bool(marked, path, shown)
+                return self._bool(field, marked, path)
             case FieldDescriptor.CPPTYPE_ENUM:
                 return self._enum(_enum_of(field), marked, path)
             case kind if kind in _FLOATS:
-                return self._float(marked, path, shown)
+                return self._float(field, marked, path)
             case kind:
-                return self._integer(marked, path, shown, *_INTEGERS[kind])
+                return self._integer(field, marked, path, *_INTEGERS[kind])
 
-    def _bool(self, marked: Scalar, path: str, shown: str) -> bool | None:
+    def _bool(self, field: FieldDescriptor, marked: Scalar, path: str) -> bool | None:
         if isinstance(marked.value, bool):
             return marked.value
         if marked.text in ("true", "false"):  # quoted
             return marked.text == "true"
-        self.complain(marked.line, path, f"{shown} is neither true nor false", "write true or false")
+        self.complain(marked.line, path, f"{_shown(field, marked)} is neither true nor false", "write true or false")
         return None
 
-    def _integer(self, marked: Scalar, path: str, shown: str, low: int, high: int) -> int | None:
+    def _integer(self, field: FieldDescriptor, marked: Scalar, path: str, low: int, high: int) -> int | None:
         value = _number(marked)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int):
-            self.complain(marked.line, path, f"{shown} is not a whole number", "write digits only")
+            self.complain(marked.line, path, f"{_shown(field, marked)} is not a whole number", "write digits only")
             return None
         if not low <= value <= high:
-            self.complain(marked.line, path, f"{shown} is out of range", f"give a number from {low} to {high}")
+            self.complain(
+                marked.line, path, f"{_shown(field, marked)} is out of range", f"give a number from {low} to {high}"
+            )
             return None
         return value
 
-    def _float(self, marked: Scalar, path: str, shown: str) -> float | None:
+    def _float(self, field: FieldDescriptor, marked: Scalar, path: str) -> float | None:
         value = _number(marked)
         if value is None or not math.isfinite(value):
-            self.complain(marked.line, path, f"{shown} is not a number", "write a number such as 0.5")
+            self.complain(marked.line, path, f"{_shown(field, marked)} is not a number", "write a number such as 0.5")
             return None
         return float(value)
 
@@ -303,6 +304,23 @@ def _words(kind: EnumDescriptor) -> list[str]:
 
 def _bare(word: str) -> str:
     return word.lower().replace("_", "").replace("-", "")
+
+
+def _shown(field: FieldDescriptor, marked: Scalar) -> str:
+    """The value in a message, unless it is a secret."""
+    sensitive = field.GetOptions().Extensions[cast(Any, config_pb2.sensitive)]
+    return "this" if sensitive else repr(marked.text)
+
+
+@cache  # one entry per field there is
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+@cache  # likewise
+def _is_exclusive(field: FieldDescriptor) -> bool:
+    """Whether other fields exclude this one. (The underscored groups only give a field its presence.)"""
+    return field.containing_oneof is not None and not field.containing_oneof.name.startswith("_")
 
 
 def _number(marked: Scalar) -> int | float | None:

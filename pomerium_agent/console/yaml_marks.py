@@ -6,6 +6,7 @@ PyYAML alone would keep the last of two equal keys and read words, times and dat
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import yaml
 
@@ -44,32 +45,38 @@ class Mapping:
 Marked = Scalar | Sequence | Mapping
 
 
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = tuple(
+    (_TAG + tag, re.compile(pattern))
+    for tag, pattern in (
+        ("bool", r"true|True|TRUE|false|False|FALSE"),
+        ("null", r"~|null|Null|NULL|"),
+        ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+        ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+        (
+            "timestamp",
+            r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}"
+            r"([Tt][0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}(\.[0-9]+)?(Z|[-+][0-9]{2}:[0-9]{2})"
+            r"| [0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}(\.[0-9]+)?)?",
+        ),
+        ("merge", r"<<"),
+    )
+)
+
+
+@lru_cache(maxsize=65_536)  # most words of a long file are its keys, again and again
+def _tag_of(word: str) -> str:
+    """What a plain word is."""
+    return next((tag for tag, pattern in _PLAIN if pattern.fullmatch(word)), _TAG + "str")
+
+
 class _Loader(yaml.CSafeLoader):
     """libyaml's parser with YAML 1.2's reading of plain words."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012  # PyYAML's own name and form for it
-
-
-_TAG = "tag:yaml.org,2002:"
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-    (
-        "timestamp",
-        r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}"
-        r"([Tt][0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}(\.[0-9]+)?(Z|[-+][0-9]{2}:[0-9]{2})"
-        r"| [0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}(\.[0-9]+)?)?",
-        "0123456789",
-    ),
-    ("merge", r"<<", "<"),
-):
-    _Loader.add_implicit_resolver(_TAG + _tag, re.compile(rf"^(?:{_pattern})$"), list(_first))
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
+        if kind is yaml.ScalarNode:
+            return _tag_of(value) if implicit[0] else _TAG + "str"
+        return _TAG + ("seq" if kind is yaml.SequenceNode else "map")
 
 
 def read_yaml(text: str, file: str) -> tuple[Marked | None, list[Complaint]]:
