@@ -63,7 +63,7 @@ class Health:
         self._last = 0
         self._changed = asyncio.Event()
 
-    def running(self, check: str, **attributes: str) -> None:
+    def running(self, check: str, /, **attributes: str) -> None:
         """All is well with `check`."""
         self._put(Report(check, Status.RUNNING, "", attributes))
 

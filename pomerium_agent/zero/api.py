@@ -1,0 +1,195 @@
+"""The cluster API over HTTP: one method per operation, and one place that says what an answer means (zero link 4)."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from pomerium_agent.errors import ConfigRejected, ControlPlaneUnavailable, Refused
+from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.settings import Secret
+from pomerium_agent.zero.answers import (
+    BootstrapConfig,
+    DownloadTicket,
+    parse_bearer,
+    parse_bootstrap,
+    parse_bundle_ids,
+    parse_ticket,
+)
+from pomerium_agent.zero.egress import proxy_for
+from pomerium_agent.zero.identity import Identity
+from pomerium_agent.zero.token import API_MIN_TTL, Bearer, TokenCache
+
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+MAX_ERROR_CHARACTERS = 500
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How many seconds the other side may take to connect, between two pieces of an answer, and in all (W3)."""
+
+    connect: float = 10.0
+    read: float = 20.0
+    total: float = 60.0
+    exchange: float = 30.0
+    download: float = 600.0
+
+    def timeout(self, total: float | None = None) -> aiohttp.ClientTimeout:
+        """The same, in aiohttp's words."""
+        return aiohttp.ClientTimeout(
+            total=self.total if total is None else total, sock_connect=self.connect, sock_read=self.read
+        )
+
+
+PATIENCE = Patience()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """One request, and the failures that its contract declares beside 200, 400 and 500."""
+
+    method: str
+    path: str
+    declared: tuple[int, ...] = ()
+
+
+class ClusterApi:
+    """The client. It raises and never retries: whoever calls decides.
+
+    Refused is HTTP 400 with a JSON body (Z-10), everything else that is not the declared success is
+    ControlPlaneUnavailable, and its text names method, URL, status and content type.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, base_url: str, token: Secret, identity: Identity, *, clock: Clock,
+        patience: Patience = PATIENCE,
+    ) -> None:  # fmt: skip
+        self._session = session
+        self._base = base_url if base_url.endswith("/") else base_url + "/"
+        self._token = token
+        self._headers = {"User-Agent": identity.user_agent, "Accept": "application/json"}
+        self._patience = patience
+        self.tokens = TokenCache(self._exchange, clock)
+
+    async def bootstrap(self) -> BootstrapConfig:
+        """GET bootstrap."""
+        return await self._get(_Operation("GET", "bootstrap"), parse_bootstrap)
+
+    async def bundle_ids(self) -> tuple[str, ...]:
+        """GET bundles: the ids, in the order that matters (zero link 11.2)."""
+        return await self._get(_Operation("GET", "bundles"), parse_bundle_ids)
+
+    async def download_ticket(self, bundle_id: str) -> DownloadTicket:
+        """GET bundles/{bundleId}/download."""
+        path = f"bundles/{quote(bundle_id, safe='')}/download"
+        return await self._get(_Operation("GET", path, declared=(404,)), parse_ticket)
+
+    async def _exchange(self) -> Bearer:
+        """POST exchangeToken; the only call that shows the cluster token."""
+        operation = _Operation("POST", "exchangeToken")
+        answer = await self._send(
+            operation,
+            self._headers,
+            {"refreshToken": str(self._token)},
+            self._patience.timeout(self._patience.exchange),
+        )
+        return self._read(operation, answer, parse_bearer)
+
+    async def _get(self, operation: _Operation, parse: Callable[[object], T]) -> T:
+        bearer = await self.tokens.bearer(API_MIN_TTL)
+        headers = self._headers | {"Authorization": f"Bearer {bearer}"}
+        answer = await self._send(operation, headers, None, self._patience.timeout())
+        if answer.status == 401:
+            self.tokens.reset(bearer)  # Z-11: the next call exchanges anew, this one is not repeated
+        return self._read(operation, answer, parse)
+
+    async def _send(
+        self, operation: _Operation, headers: dict[str, str], body: object, timeout: aiohttp.ClientTimeout
+    ) -> _Answer:
+        url = URL(self._base + operation.path, encoded=True)
+        proxy, proxy_auth = proxy_for(url)
+        try:
+            async with self._session.request(
+                operation.method, url, headers=headers, json=body, timeout=timeout, proxy=proxy, proxy_auth=proxy_auth
+            ) as response:
+                return _Answer(response.status, response.headers, await read_at_most(response, MAX_ANSWER_BYTES))
+        except TimeoutError:
+            raise ControlPlaneUnavailable(f"{self._name(operation)}: no answer in time") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ControlPlaneUnavailable(f"{self._name(operation)}: {http_reason(error)}") from None
+
+    def _read(self, operation: _Operation, answer: _Answer, parse: Callable[[object], T]) -> T:
+        """The classification of zero link 4.3."""
+        content_type = answer.headers.get("Content-Type", "")
+        where = f"{answer.status} {content_type or 'without a content type'} from {self._name(operation)}"
+        if (response_id := answer.headers.get("X-Response-Id")) is not None:
+            where += f", response id {response_id[:MAX_ERROR_CHARACTERS]}"  # Z-13
+        if "json" not in content_type.lower():
+            raise ControlPlaneUnavailable(
+                f"unexpected response: {where}, and not JSON; is CLUSTER_API_ENDPOINT the address of a cluster API?"
+            )
+        if answer.status not in (200, 400, 500, *operation.declared):
+            raise ControlPlaneUnavailable(f"unexpected response: {where}")
+        try:
+            document: object = json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            raise ControlPlaneUnavailable(f"unexpected response: {where}, whose body is not JSON") from error
+        if answer.status == 200:
+            try:
+                return parse(document)
+            except ConfigRejected as error:
+                raise ControlPlaneUnavailable(f"unexpected response: {where}: {error}") from error
+        reason = _error_text(document)
+        if answer.status == 400:
+            raise Refused(f"bad request: {reason} ({where})")
+        if answer.status == 500:
+            raise ControlPlaneUnavailable(f"internal server error: {reason} ({where})")
+        raise ControlPlaneUnavailable(f"{reason} ({where})")
+
+    def _name(self, operation: _Operation) -> str:
+        return f"{operation.method} {bare_url(self._base + operation.path)}"
+
+
+def bare_url(url: str) -> str:
+    """Scheme, host and path: what of a URL may be written down. Signatures live in the query, passwords in the user."""
+    try:
+        parts = URL(url, encoded=True)
+        return str(parts.with_user(None).with_query(None).with_fragment(None))
+    except ValueError:
+        return "(not a URL)"
+
+
+def http_reason(error: Exception) -> str:
+    """What went wrong with a request, in one line; some of aiohttp's errors quote a URL with all its secrets."""
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+        return type(error).__name__
+    return str(error) or type(error).__name__
+
+
+async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body; raises ValueError when it is longer than `limit`, without reading on."""
+    body = bytearray()
+    async for piece in response.content.iter_chunked(65536):
+        body += piece
+        if len(body) > limit:
+            raise ValueError(f"the answer is longer than {limit} bytes")
+    return bytes(body)
+
+
+def _error_text(document: object) -> str:
+    text = document.get("error") if isinstance(document, dict) else None
+    return text[:MAX_ERROR_CHARACTERS] if isinstance(text, str) and text else "without a reason"

@@ -1,0 +1,152 @@
+"""The link to the control plane: what runs in it, and what stands on what."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import aiohttp
+
+from pomerium_agent.databroker.backend import Backend
+from pomerium_agent.databroker.leases import hold_lease
+from pomerium_agent.runtime.backoff import patient
+from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.runtime.health import Health
+from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.supervisor import supervise
+from pomerium_agent.settings import Settings
+from pomerium_agent.zero.answers import BootstrapConfig
+from pomerium_agent.zero.api import PATIENCE, ClusterApi, Patience
+from pomerium_agent.zero.bootstrap import BootstrapLoop
+from pomerium_agent.zero.bootstrap_file import BootstrapFile
+from pomerium_agent.zero.bundles import Downloader, DownloadUrls
+from pomerium_agent.zero.connect import ConnectStream, Events
+from pomerium_agent.zero.egress import tls_context, trusted_roots
+from pomerium_agent.zero.identity import read_identity
+from pomerium_agent.zero.nudge import ConnectionState, Schedule, rerun_on_change
+from pomerium_agent.zero.reconciler import Reconciler
+from pomerium_agent.zero.report import Reporter
+from pomerium_agent.zero.secrets import DerivedSecrets, derive_secrets
+from pomerium_agent.zero.standing import Standing
+from pomerium_agent.zero.writeback import open_writeback
+
+LEASE = "zero-ctrl"
+LEASE_TTL = timedelta(seconds=30)  # renewed at half of it (Z-29)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """Our end of the line: what the rest of the agent may read, and what the jobs work with.
+
+    `bootstrap` is None until the file or the API has told who we are (Z-8). `events` holds what the stream said.
+    """
+
+    secrets: DerivedSecrets
+    bootstrap: Latest[BootstrapConfig | None]
+    connection: Latest[ConnectionState]
+    events: Events
+    api: ClusterApi
+    downloader: Downloader
+    reporter: Reporter
+    standing: Standing
+    health: Health
+    clock: Clock
+
+
+@asynccontextmanager
+async def open_link(
+    settings: Settings, *, health: Health, clock: Clock, instance: str, patience: Patience = PATIENCE
+) -> AsyncIterator[Link]:
+    """Open the line: the connect stream and the bootstrap loop run until the block ends.
+
+    Yields once the bootstrap file was tried (Z-22). Raises SettingsError for what cannot work on this machine;
+    Refused comes out of the block, in an exception group, unless the settings say to serve on.
+    """
+    identity = read_identity(instance)
+    secrets = derive_secrets(settings.token)
+    roots = await asyncio.to_thread(trusted_roots)
+    writeback = await asyncio.to_thread(open_writeback, settings.bootstrap_writeback, secrets.file_key)
+    standing = Standing(settings.on_refused, health=health, clock=clock)
+    async with _open_sessions(roots) as (api_session, download_session):
+        api = ClusterApi(api_session, settings.cluster_api, settings.token, identity, clock=clock, patience=patience)
+        stream = ConnectStream(settings.connect, identity, roots, api.tokens, health=health, clock=clock)
+        due = Schedule(stream.connection, stream.events.bootstrap_config_updated, clock=clock)
+        bootstrap = BootstrapLoop(api, due, writeback, health=health, clock=clock)
+        if settings.bootstrap_file is not None:
+            await bootstrap.load(BootstrapFile(settings.bootstrap_file, secrets.file_key))
+        link = Link(
+            secrets=secrets,
+            bootstrap=bootstrap.current,
+            connection=stream.connection,
+            events=stream.events,
+            api=api,
+            downloader=Downloader(download_session, DownloadUrls(api, clock), identity, patience=patience),
+            reporter=Reporter(settings.otel, identity, roots, api.tokens, health=health, clock=clock),
+            standing=standing,
+            health=health,
+            clock=clock,
+        )
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(standing.while_welcome(run)) for run in (stream.run, bootstrap.run)]
+            yield link
+            for task in tasks:
+                task.cancel()
+
+
+@asynccontextmanager
+async def run_jobs(link: Link, backend: Backend) -> AsyncIterator[None]:
+    """Run what a replica does for its control plane: reports, and under the lease the bundles (Z-30).
+
+    Leaving the block stops the leased jobs, gives the lease back, and sends the last reports (Z-64).
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            jobs = [
+                group.create_task(link.standing.while_welcome(link.reporter.run)),
+                group.create_task(link.standing.while_welcome(lambda: _run_leased_jobs(link, backend))),
+            ]
+            yield
+            for job in jobs:
+                job.cancel()
+    finally:
+        if link.standing.welcome:
+            await link.reporter.flush()
+
+
+async def _run_leased_jobs(link: Link, backend: Backend) -> None:
+    """Under one bootstrap config after the other: a new one ends the jobs and begins them anew (Z-25)."""
+
+    async def under(bootstrap: BootstrapConfig | None) -> None:
+        if bootstrap is None:
+            return
+        reconciler = Reconciler(link.api, link.downloader, backend, health=link.health, clock=link.clock)
+
+        async def reconcile() -> None:
+            due = Schedule(link.connection, link.events.config_updated, clock=link.clock, on_disconnect=True)
+            await reconciler.run(due)
+
+        async def leased() -> None:
+            await supervise("zero-reconciler", reconcile, clock=link.clock, backoff=patient())
+
+        async def hold() -> None:
+            await hold_lease(backend, LEASE, LEASE_TTL, leased, link.clock)
+
+        await supervise("zero-lease", hold, clock=link.clock, backoff=patient())
+
+    await rerun_on_change(link.bootstrap, under)
+
+
+@asynccontextmanager
+async def _open_sessions(roots: bytes) -> AsyncIterator[tuple[aiohttp.ClientSession, aiohttp.ClientSession]]:
+    """One for the API, one for downloads, which decompresses by itself to know where the data ends."""
+    async with (
+        aiohttp.TCPConnector(ssl=tls_context(roots)) as connector,
+        aiohttp.ClientSession(
+            connector=connector, connector_owner=False, cookie_jar=aiohttp.DummyCookieJar()
+        ) as api_session,
+        aiohttp.ClientSession(
+            connector=connector, connector_owner=False, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        ) as download_session,
+    ):
+        yield api_session, download_session
