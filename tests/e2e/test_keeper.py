@@ -1,15 +1,21 @@
 """The keeper with real processes below it (architecture 1 and 7, R-23); see fakes/stage.py for the players."""
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp import web
 
+from pomerium_agent.envoy.binary import envoy_binary
+from tests.fakes.bare_envoy import ARGUMENTS, bootstrap, cluster, pipe
 from tests.fakes.stage import TIMEOUT, gone, stage, visit
 
 pytestmark = pytest.mark.e2e
@@ -153,6 +159,21 @@ def test_an_envoy_that_will_not_make_room_is_killed(tmp_path: Path) -> None:
         assert gone(first["pid"])
 
 
+def test_an_agent_that_dies_during_the_replacement_changes_nothing(tmp_path: Path) -> None:
+    with stage(tmp_path, envoy=[{"stubborn": True}, {}], patience={"envoy_stop": 1.0}) as on:
+        first = on.wait("envoy", "started")
+        on.wait("agent", "heard")
+        on.bootstrap.write_text("second")
+        os.kill(on.wait("agent", "started")["pid"], signal.SIGKILL)
+        on.wait("envoy", "SIGTERM", pid=first["pid"])
+        os.kill(on.wait("agent", "started")["pid"], signal.SIGKILL)
+
+        third = on.wait("agent", "started")
+        pids = [on.wait("agent", "heard", pid=third["pid"])["said"]["pid"] for _ in range(2)]
+
+        assert pids == [0, on.wait("envoy", "started")["pid"]]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_orderly_stop_drains_first_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     """R-23: Envoy finishes what is in flight, then the agent goes, then Envoy."""
@@ -179,6 +200,44 @@ def test_an_orderly_stop_drains_first_and_leaves_nothing_behind(tmp_path: Path, 
         assert log[-1]["event"] == "keeper stopped"
         assert log[-1].keys() >= {"time", "level", "event", "service"}
         assert log[-1]["service"] == "keeper"
+
+
+async def test_the_real_envoy_finishes_what_is_in_flight(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """R-23."""
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        asked.set()
+        await go.wait()
+        return web.Response(text="done")
+
+    app = web.Application()
+    app.router.add_get("/", slow)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "upstream")).start()
+    listen = free_port()
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}]
+    upstream = cluster("upstream", pipe(tmp_path / "upstream"))
+    configuration = bootstrap(tmp_path / "run" / "envoy-admin.sock", listen, [upstream], routes)
+    argv = [str(envoy_binary(None)), *ARGUMENTS, "-c", str(tmp_path / "bootstrap.json")]
+    line = json.dumps({"op": "envoy", "argv": argv, "bootstrap": str(tmp_path / "bootstrap.json")})
+
+    with stage(tmp_path, agent=[{"says": [line]}], bootstrap=json.dumps(configuration)) as on:
+        pid = (await asyncio.to_thread(on.wait, "agent", "heard"))["said"]["pid"]
+        await asyncio.to_thread(on.read_until, "starting main dispatch loop")
+        async with aiohttp.ClientSession() as client, asyncio.TaskGroup() as tasks:
+            answer = tasks.create_task(client.get(f"http://127.0.0.1:{listen}/"))
+            await asyncio.wait_for(asked.wait(), TIMEOUT)
+            on.keeper.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(on.read_until, '"stopping"')
+            go.set()
+            assert await (await answer).text() == "done"
+        code, _ = await asyncio.to_thread(on.end)
+
+        assert code == 0
+        assert gone(pid)
+    await runner.cleanup()
 
 
 def test_requests_without_end_do_not_hold_up_the_stop_for_ever(tmp_path: Path) -> None:
@@ -370,12 +429,8 @@ def test_a_binary_that_cannot_be_started_is_tried_again_until_another_is_asked_f
 
 def test_an_agent_that_cannot_be_started_is_tried_again_and_the_keeper_still_stops(tmp_path: Path) -> None:
     with stage(tmp_path, argv=["/nowhere/agent"], patience={"first_pause": 0.01, "longest_pause": 0.02}) as on:
-        assert on.keeper.stdout is not None
-        lines: list[dict[str, object]] = []
-        while len(lines) < 3:
-            line = json.loads(on.keeper.stdout.readline())
-            if line["event"] == "cannot start":
-                lines.append(line)
+        for _ in range(3):
+            on.read_until("cannot start")
 
         assert on.end(signal.SIGTERM)[0] == 0
 

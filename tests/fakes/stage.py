@@ -158,11 +158,13 @@ sys.exit(code)
 class Stage:
     """One keeper with its players."""
 
-    def __init__(self, here: Path, agent: Sequence[Mapping[str, Any]], envoy: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, here: Path, agent: Sequence[Mapping[str, Any]], envoy: Sequence[Mapping[str, Any]], bootstrap: str
+    ) -> None:
         self.here = here
         self.run = here / "run"
         self.bootstrap = here / "bootstrap.json"
-        self.bootstrap.write_text("first")
+        self.bootstrap.write_text(bootstrap)
         self._heard: list[dict[str, Any]] = []
         self._box = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._box.bind(str(here / "stage"))
@@ -214,6 +216,14 @@ class Stage:
             self._box.settimeout(TIMEOUT)
         return [(told["who"], told["event"]) for told in self._heard]
 
+    def read_until(self, text: str) -> None:
+        """Read what the keeper and its children print, up to and including a line that holds `text`."""
+        assert self.keeper.stdout is not None
+        said: list[str] = []
+        while text not in (line := self.keeper.stdout.readline()):
+            assert line, "".join(said)
+            said.append(line)
+
     def end(self, *signals: signal.Signals) -> tuple[int, list[dict[str, Any]]]:
         """Send the signals, wait; the exit code and the lines of the keeper's log."""
         for number in signals:
@@ -241,9 +251,10 @@ def stage(
     environ: Mapping[str, str] | None = None,
     patience: Mapping[str, float] | None = None,
     argv: Sequence[str] | None = None,
+    bootstrap: str = "first",
 ) -> Iterator[Stage]:
     """Start a keeper; its agents and Envoys play these parts. ENVOY in what an agent says asks for Envoy."""
-    opened = Stage(here, agent, envoy)
+    opened = Stage(here, agent, envoy, bootstrap)
     opened.curtain(environ or {}, patience or {}, argv)
     try:
         yield opened
