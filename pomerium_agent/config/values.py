@@ -17,7 +17,7 @@ from pomerium_agent.config.snapshot import Codec, EscapedSlashes, Underscores
 from pomerium_agent.config.urls import ascii_host, display
 from pomerium_agent.pb.pomerium import config_pb2
 
-LOG_LEVELS = [
+LOG_LEVELS = (
     "trace",
     "debug",
     "info",
@@ -30,7 +30,7 @@ LOG_LEVELS = [
     "off",
     "none",
     "disabled",
-]  # routes 1.7, field 3
+)  # routes 1.7, field 3
 LOOKUP_FAMILIES = ("AUTO", "V4_ONLY", "V6_ONLY", "V4_PREFERRED", "ALL")
 ACCESS_LOG_FIELDS = frozenset(
     (
