@@ -123,7 +123,7 @@ def added_request_headers(route: Route, removed: Iterable[str]) -> tuple[tuple[s
     """
     if not route.public:
         return ()
-    gone = {name.lower() for name in removed}
+    gone = {name.lower() for name in (*removed, *REPROXY_HEADERS)}
     return tuple(
         sorted(
             (name, request_value(value))

@@ -1,0 +1,96 @@
+"""What a client reads when Envoy answers by itself (routes 8.2, R-18)."""
+
+import re
+
+import pytest
+
+from pomerium_agent.envoyconfig import pages
+from pomerium_agent.envoyconfig.local_replies import build_local_replies
+from tests.fakes.snapshots import snapshot
+
+ALL_FLAGS = [
+    "DC",
+    "DF",
+    "DI",
+    "DO",
+    "DPE",
+    "DT",
+    "FI",
+    "IH",
+    "LH",
+    "LR",
+    "NC",
+    "NFCF",
+    "NR",
+    "OM",
+    "RFCF",
+    "RL",
+    "RLSE",
+    "SI",
+    "UC",
+    "UF",
+    "UH",
+    "UMSDR",
+    "UO",
+    "UPE",
+    "UR",
+    "URX",
+    "UT",
+]
+PAGES = [pages.NOT_FOUND, pages.UNREACHABLE, pages.TOO_SLOW, pages.NO_DECISION, pages.OTHER]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.title)
+def test_a_page_has_no_percent_sign_that_envoy_would_trip_over(page: pages.Page) -> None:
+    """R-12, R-18: one stray sign and Envoy refuses the listener."""
+    rest = pages.render(page).replace("%%", "")
+    commands = re.findall(r"%[A-Z_]+%", rest)
+
+    assert set(commands) == {"%RESPONSE_CODE%", "%RESPONSE_CODE_DETAILS%", "%RESPONSE_FLAGS%", "%STREAM_ID%"}
+    assert "%" not in re.sub(r"%[A-Z_]+%", "", rest)
+    assert "http://" not in rest
+    assert "https://" not in rest
+    assert "prefers-color-scheme:dark" in rest
+
+
+def test_every_failure_has_an_answer_for_every_kind_of_client() -> None:
+    mappers = build_local_replies(snapshot().settings).mappers
+
+    for kind in ("plain", "json", "grpc", None):
+        flags: set[str] = set()
+        for mapper in mappers:
+            parts = list(mapper.filter.and_filter.filters) or [mapper.filter]
+            wanted = [
+                p.metadata_filter.matcher.value.string_match.exact for p in parts if p.HasField("metadata_filter")
+            ]
+            if wanted == ([kind] if kind else []):
+                flags |= {flag for p in parts for flag in p.response_flag_filter.flags}
+        assert set(ALL_FLAGS) <= flags, kind
+
+
+def test_refusals_of_the_authorization_service_are_left_alone() -> None:
+    """Only UAEX together with 503 is ours to fill."""
+    for mapper in build_local_replies(snapshot().settings).mappers:
+        text = str(mapper.filter)
+        if "UAEX" in text:
+            assert "503" in text
+
+
+@pytest.mark.parametrize(
+    ("flag", "code"),
+    [("IH", 3), ("NR", 5), ("UT", 4), ("UC", 1), ("RL", 8), ("UPE", 13), ("DPE", 2), ("UH", 14), ("NC", 14)],
+)
+def test_grpc_clients_get_a_status_that_fits(flag: str, code: int) -> None:
+    [mapper] = [
+        mapper
+        for mapper in build_local_replies(snapshot().settings).mappers
+        if any(h.header.key == "grpc-status" for h in mapper.headers_to_add)
+        and any(flag in part.response_flag_filter.flags for part in mapper.filter.and_filter.filters)
+    ]
+
+    assert {h.header.value for h in mapper.headers_to_add if h.header.key == "grpc-status"} == {str(code)}
+
+
+def test_answers_carry_the_headers_of_every_answer() -> None:
+    for mapper in build_local_replies(snapshot(set_response_headers={"X-A": "5%"}).settings).mappers:
+        assert [h.header.value for h in mapper.headers_to_add if h.header.key == "X-A"] == ["5%%"]
