@@ -25,7 +25,7 @@ CREDENTIALS = struct.Struct("3i")  # SO_PEERCRED: pid, uid, gid
 async def serve_authorize(
     sock: socket.socket, check: Check, *, grace: float = GRACE, allowed_uids: Collection[int] | None = None
 ) -> AsyncIterator[None]:
-    """Answer ext_authz calls on the listening unix socket `sock` while the block runs.
+    """Answer ext_authz calls on the listening unix socket `sock`, which is ours from now on, while the block runs.
 
     `check` maps a serialized CheckRequest to a serialized CheckResponse. It may answer at once, or return an
     awaitable when it has to wait; that is cancelled when Envoy no longer wants the answer. An error in it fails
@@ -38,20 +38,21 @@ async def serve_authorize(
     """
     room = _Room()
     uids = {os.geteuid(), 0} if allowed_uids is None else allowed_uids
-    async with asyncio.TaskGroup() as tasks:
-        # Not create_unix_server: from Python 3.13 that removes the path of the socket, which is not ours.
-        server = await asyncio.get_running_loop().create_server(
-            lambda: _Peer(check, tasks, room, uids), sock=sock, backlog=BACKLOG
-        )
-        try:
-            yield
-        finally:
-            server.close()
+    with sock:
+        async with asyncio.TaskGroup() as tasks:
+            # Not create_unix_server: from Python 3.13 that removes the path of the socket, which is not ours.
+            server = await asyncio.get_running_loop().create_server(
+                lambda: _Peer(check, tasks, room, uids), sock=sock, backlog=BACKLOG
+            )
             try:
-                await room.see_off(grace)
+                yield
             finally:
-                room.clear()
-            await room.empty()
+                server.close()
+                try:
+                    await room.see_off(grace)
+                finally:
+                    room.clear()
+                await room.empty()
 
 
 class _Room:
