@@ -11,7 +11,7 @@ from pomerium_agent.console.clusters import publish
 from pomerium_agent.console.complaints import Complaint, FileRefused
 from pomerium_agent.console.core_config import CoreConfig, read_core_config
 from pomerium_agent.console.diff import Changes, diff
-from pomerium_agent.console.store import Cluster, Conflict, Store
+from pomerium_agent.console.store import Cluster, Conflict, KeyedCertificate, Store
 from pomerium_agent.errors import ConfigRejected, SettingsError
 from pomerium_agent.pb.pomerium import config_pb2
 
@@ -55,7 +55,7 @@ def apply_file(
     """
     cluster = store.cluster(name)
     core = read_core_config(file)
-    faults = _check(core, store, cluster, now)
+    faults = check_file(core, store.certificate(cluster.id), now)
     serious = [each for each in faults if not each.warning]
     if core.refused or (serious and not allow_faulty):
         raise FileRefused((*core.complaints, *faults))
@@ -81,9 +81,12 @@ def apply_file(
     raise SettingsError(f"cluster {cluster.name} keeps changing while this file is being applied; try again")
 
 
-def _check(core: CoreConfig, store: Store, cluster: Cluster, now: datetime) -> tuple[Complaint, ...]:
-    """What a replica would complain about, said in places of the file; nothing twice."""
-    records = build_records(core.config, store.certificate(cluster.id))
+def check_file(core: CoreConfig, starter: KeyedCertificate | None, now: datetime) -> tuple[Complaint, ...]:
+    """What a replica would complain about, said in places of the file; nothing twice.
+
+    `starter` is the certificate that the cluster adds to those of the file, where the cluster is known.
+    """
+    records = build_records(core.config, starter)
     try:
         _, faults = compile_snapshot(records, now=now)
     except ConfigRejected as error:

@@ -1,0 +1,70 @@
+"""What this replica can say of itself right now: filled in as its rooms open, read by the control socket."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pomerium_agent.config import Compiled
+from pomerium_agent.envoy.ads_server import AdsServer
+from pomerium_agent.runtime.health import Health
+from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.zero import Link
+
+
+@dataclass(slots=True)
+class Board:
+    """Owned by run_agent. Whoever reads it must expect parts that are not there yet."""
+
+    version: str
+    instance: str
+    health: Health
+    keeper_pid: int
+    link: Link | None = None
+    offered: Compiled | None = None
+    ads: AdsServer | None = None
+    envoy_pid: Latest[int] = field(default_factory=lambda: Latest(0))
+    in_force: Latest[str] = field(default_factory=lambda: Latest(""))  # digest; empty until Envoy has taken one
+
+    def status(self) -> Mapping[str, object]:
+        """Everything, as JSON-ready values; `statuses` and `checks` as in zero link 13.4."""
+        reports = self.health.reports
+        compiled = self.offered
+        return {
+            "version": self.version,
+            "instance": self.instance,
+            "pids": {"keeper": self.keeper_pid, "agent": os.getpid(), "envoy": self.envoy_pid.value},
+            "connected": bool(self.link and self.link.connection.value.connected),
+            "ready": self.ready,
+            "config": {
+                "in_force": self.in_force.value,
+                "offered": compiled.snapshot.digest if compiled else "",
+                "routes": len(compiled.snapshot.routes) if compiled else 0,
+                "faults": [
+                    {
+                        "id": fault.id,
+                        "subject": fault.subject,
+                        "field": fault.field,
+                        "reason": fault.reason,
+                        "remedy": fault.remedy,
+                        "route_id": fault.route_id,
+                        "warning": fault.warning,
+                    }
+                    for fault in (compiled.faults if compiled else ())
+                ],
+            },
+            "ads": dict(self.ads.counters) if self.ads else {},
+            "statuses": {
+                name: {
+                    "status": report.status.value,
+                    "error": report.error,
+                    "attributes": dict(report.attributes),
+                }
+                for name, report in sorted(reports.items())
+            },
+            "checks": sorted(reports),
+        }
+
+    @property
+    def ready(self) -> bool:
+        """Whether visitors are served: a configuration is in force. Losing the control plane does not change it."""
+        return bool(self.in_force.value)

@@ -1,0 +1,162 @@
+"""The map: what stands on what. Start order is nesting; stop order is its mirror."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from pomerium_agent.agent.board import Board
+from pomerium_agent.agent.control import serve_control
+from pomerium_agent.agent.feed import apply_log_level, feed_envoy, report_delivery, watch_envoy
+from pomerium_agent.authenticate import serve_pages
+from pomerium_agent.authorize import check, serve_authorize
+from pomerium_agent.config import Compiled, open_config
+from pomerium_agent.databroker import open_databroker
+from pomerium_agent.envoy.admin import open_admin
+from pomerium_agent.envoy.ads_server import serve_ads
+from pomerium_agent.envoy.binary import envoy_binary
+from pomerium_agent.envoyconfig import LocalAddresses, build_bootstrap, envoy_arguments
+from pomerium_agent.runtime.clock import Clock, SystemClock
+from pomerium_agent.runtime.health import Health
+from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
+from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.version import full_version
+from pomerium_agent.settings import Settings
+from pomerium_agent.zero import BootstrapConfig, Link, open_link, run_jobs, trusted_roots
+
+log = structlog.get_logger(__name__)
+
+
+async def run_agent(settings: Settings) -> None:
+    """Run one replica until a signal, or the end of its keeper, stops it.
+
+    Raises (in an ExceptionGroup) Refused when the control plane says no, SettingsError when what this
+    machine says cannot work.
+    """
+    sockets = adopt_sockets(os.environ)
+    async with open_keeper_link(os.environ) as keeper:
+        board = Board(
+            version=full_version(),
+            instance=os.environ.get("POMERIUM_AGENT_INSTANCE", ""),
+            health=Health(),
+            keeper_pid=os.getppid(),
+            envoy_pid=keeper.envoy_pid,
+        )
+        async with (
+            serve_control(sockets["control"], board, settings.local.health_check_addr),
+            asyncio.TaskGroup() as group,
+        ):
+            work = group.create_task(_serve(settings, board, keeper, sockets), name="serve")
+            await _told_to_stop(keeper)
+            work.cancel()
+    log.info("agent stopped")
+
+
+async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: Mapping[str, socket.socket]) -> None:
+    """Open the rooms one on top of the other; the door to visitors opens last and closes first."""
+    clock, health = SystemClock(), board.health
+    async with open_link(settings, health=health, clock=clock, instance=board.instance) as link:
+        board.link = link
+        bootstrap = await _first_bootstrap(link)
+        async with (
+            open_databroker(bootstrap.storage_connection, clock, health) as databroker,
+            run_jobs(link, databroker),
+            open_config(
+                databroker, clock=clock, health=health, local=settings.local, secret=bootstrap.shared_secret
+            ) as config,
+            serve_authorize(sockets["authorize"], check),
+            serve_pages(sockets["pages"], signing_key=link.secrets.signing_key),
+            _run_envoy(settings, config, board, keeper, clock),
+        ):
+            await asyncio.Event().wait()  # until cancelled
+
+
+async def _first_bootstrap(link: Link) -> BootstrapConfig:
+    """Who we are; waits for the file or the control plane to tell (Z-8)."""
+    async with aclosing(link.bootstrap.follow()) as bootstraps:
+        async for bootstrap in bootstraps:
+            if bootstrap is not None:
+                return bootstrap
+    raise AssertionError("a Latest never ends")
+
+
+@asynccontextmanager
+async def _run_envoy(
+    settings: Settings, config: Latest[Compiled | None], board: Board, keeper: KeeperLink, clock: Clock
+) -> AsyncIterator[None]:
+    """Feed Envoy, have the keeper start it (or adopt the one that runs), and tell the keeper when it serves."""
+    runtime = settings.runtime_dir
+    admin_socket, ads_socket, bootstrap = runtime / "envoy-admin.sock", runtime / "ads.sock", runtime / "envoy.json"
+    local = LocalAddresses(
+        authorize_socket=str(runtime / "authorize.sock"),
+        pages_socket=str(runtime / "pages.sock"),
+        system_ca=trusted_roots().decode("ascii", "ignore"),
+        ipv6=await asyncio.to_thread(_ipv6_works),
+    )
+    await asyncio.to_thread(_write_private, bootstrap, build_bootstrap(admin_socket, ads_socket))
+    argv = envoy_arguments(
+        envoy_binary(settings.envoy_path), bootstrap, concurrency=settings.local.concurrency, log_level="info"
+    )
+    async with serve_ads(ads_socket, clock) as ads, open_admin(admin_socket) as admin, asyncio.TaskGroup() as group:
+        board.ads = ads
+        tasks = [
+            group.create_task(feed_envoy(config, ads, local, board), name="feed-envoy"),
+            group.create_task(report_delivery(ads, board.health, board), name="report-delivery"),
+            group.create_task(watch_envoy(admin, board.health, clock), name="watch-envoy"),
+            group.create_task(apply_log_level(config, admin, clock, "info"), name="envoy-log-level"),
+            group.create_task(_tell_ready(board, keeper), name="tell-ready"),
+        ]
+        await keeper.start_envoy(argv, bootstrap)
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+async def _tell_ready(board: Board, keeper: KeeperLink) -> None:
+    async for digest in board.in_force.follow():
+        if digest:
+            await keeper.ready()
+            return
+
+
+async def _told_to_stop(keeper: KeeperLink) -> None:
+    """Return at the first SIGTERM or SIGINT, or when the keeper is gone."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # settings are re-read by a later issue; never die of it
+    async with asyncio.TaskGroup() as group:
+        waits = [group.create_task(stop.wait()), group.create_task(keeper.wait_gone())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if waits[1].done():
+            log.warning("the keeper is gone, so the agent stops too")
+        for wait in waits:
+            wait.cancel()
+
+
+def _write_private(path: Path, value: Mapping[str, object]) -> None:
+    """Write JSON that only we may read, whole or not at all."""
+    text = json.dumps(value, indent=1, sort_keys=True)
+    temporary = path.with_suffix(".new")
+    with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:  # mode at birth
+        file.write(text)
+    temporary.replace(path)
+
+
+def _ipv6_works() -> bool:
+    """Whether this machine can bind an IPv6 address at all."""
+    if not socket.has_ipv6:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,24 @@
+"""`pomerium-agent run`: the keeper, which starts and restarts Envoy and the agent."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="A config file to look for the key pomerium_zero_token in.", show_default=False
+    ),
+]
+
+
+def run(config: ConfigFile = None) -> None:
+    """Run a replica: POMERIUM_ZERO_TOKEN says for which cluster."""
+    from pomerium_agent.keeper import run_keeper
+    from pomerium_agent.settings import read_settings
+
+    settings = read_settings(config_file=config)
+    argv = [sys.executable, "-m", "pomerium_agent", "agent", *(["--config", str(config)] if config else [])]
+    raise typer.Exit(run_keeper(settings, agent_argv=argv))

@@ -1,0 +1,85 @@
+"""`pomerium-agent status`: what the replica on this machine says of itself."""
+
+import json
+import socket
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pomerium_agent.errors import SettingsError
+
+TIMEOUT = 5.0
+
+
+class UnixConnection(HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT)
+        self.sock.connect(str(self._path))
+
+
+def status(
+    control_socket: Annotated[
+        Path | None, typer.Option("--socket", help="The replica's control socket; found by itself when there is one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Say what is in force, what was left out of it and why, and how each part is doing."""
+    found = ask(control_socket or find_socket())
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    config, pids = found["config"], found["pids"]
+    print(f"replica    {found['instance']}  version {found['version']}")
+    print(f"processes  keeper {pids['keeper']}, agent {pids['agent']}, envoy {pids['envoy'] or 'not running'}")
+    print(f"console    {'connected' if found['connected'] else 'NOT connected; serving what is in force'}")
+    in_force = config["in_force"] or "nothing yet"
+    waiting = "" if config["offered"] == config["in_force"] else f" (envoy has not yet taken {config['offered']})"
+    print(f"config     {in_force}, {config['routes']} routes{waiting}")
+    for fault in config["faults"]:
+        word = "note" if fault["warning"] else "FAULT"
+        print(f"{word:<10} {fault['subject']}: {fault['field']}: {fault['reason']}; {fault['remedy']} [{fault['id']}]")
+    for name, report in found["statuses"].items():
+        if report["error"]:
+            print(f"check      {name}: {report['error']}")
+
+
+def ask(control_socket: Path) -> dict[str, dict[str, object] | object] | dict[str, object]:
+    """The status of the replica behind `control_socket`; raises SettingsError when nobody answers."""
+    connection = UnixConnection(control_socket)
+    try:
+        connection.request("GET", "/status")
+        found = json.loads(connection.getresponse().read())
+    except (OSError, HTTPException, ValueError) as error:
+        raise SettingsError(f"no replica answers on {control_socket}: {error}") from error
+    finally:
+        connection.close()
+    if not isinstance(found, dict):
+        raise SettingsError(f"{control_socket} answers, but not as a replica does")
+    return found
+
+
+def find_socket() -> Path:
+    """The control socket of the one replica that runs here."""
+    import os
+    import tempfile
+
+    bases = [Path("/run/pomerium-agent")]
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()):
+        if base:
+            bases += Path(base).glob(f"pomerium-agent-{os.getuid()}-*")
+    sockets = sorted({base / "control.sock" for base in bases if (base / "control.sock").is_socket()})
+    if len(sockets) == 1:
+        return sockets[0]
+    if not sockets:
+        raise SettingsError("no replica runs on this machine as this user; say --socket PATH to ask another one")
+    listed = "\n  ".join(str(path) for path in sockets)
+    raise SettingsError(f"several replicas run here; say --socket with one of\n  {listed}")

@@ -1,0 +1,36 @@
+"""`pomerium-agent validate FILE`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def validate(
+    file: Annotated[Path, typer.Argument(help="A Core configuration file, YAML or JSON.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Check a configuration file as `console apply` and every replica would, and change nothing.
+
+    Lists everything that is wrong at once, each with line, reason and remedy; exits with 2 if anything is.
+    """
+    import sys
+    from datetime import UTC, datetime
+
+    from pomerium_agent.console.apply import check_file
+    from pomerium_agent.console.complaints import FileRefused
+    from pomerium_agent.console.core_config import read_core_config
+
+    core = read_core_config(file)
+    complaints = sorted(check_file(core, None, datetime.now(UTC)))
+    refused = [each for each in complaints if not each.warning]
+    if as_json:
+        print(json.dumps({"file": str(file), "valid": not refused, "complaints": [c.to_json() for c in complaints]}))
+        raise typer.Exit(2 if refused else 0)
+    if refused:
+        raise FileRefused(complaints)
+    for each in complaints:
+        print(f"warning: {each}", file=sys.stderr)
+    count = len(core.config.routes)
+    print(f"{file}: {count} route{'' if count == 1 else 's'}, nothing is wrong")

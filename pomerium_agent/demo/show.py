@@ -1,0 +1,213 @@
+"""The demo from start to end: bring everything up, say what to try, keep running, leave nothing behind."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+
+from pomerium_agent.demo.playground import Cluster, ReplicaAt, free_port, open_cluster, visitor
+from pomerium_agent.demo.upstream import serve_upstream
+from pomerium_agent.errors import SettingsError
+
+CLUSTER = "demo"
+ANSWER_SECONDS = 30.0
+
+
+async def run_demo(*, port: int, replicas: int, ready_file: Path | None, exit_after_ready: bool) -> None:
+    """Run it. Raises SettingsError when something does not come up, with the end of its log."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    # Short, since the paths of unix sockets may not be longer than 107 bytes.
+    directory = Path(tempfile.mkdtemp(prefix="pa-demo-"))
+    try:
+        async with asyncio.TaskGroup() as group:
+            show = group.create_task(_show(directory, port, replicas, ready_file, exit_after_ready, stop))
+            stopped = group.create_task(stop.wait())
+            await asyncio.wait((show, stopped), return_when=asyncio.FIRST_COMPLETED)
+            show.cancel()
+            stopped.cancel()
+    finally:
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        _say("stopped; nothing was left behind")
+
+
+async def _show(
+    directory: Path, port: int, replicas: int, ready_file: Path | None, exit_after_ready: bool, stop: asyncio.Event
+) -> None:
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(serve_upstream())
+        _say("starting the console …")
+        cluster = await stack.enter_async_context(open_cluster(directory, CLUSTER))
+        await cluster.apply(sample_config(cluster.domain, upstream))
+        running = []
+        for number in range(1, replicas + 1):
+            _say(f"starting replica {number} of {replicas} (keeper, agent, envoy) …")
+            wanted = port + number - 1 if port else 0
+            free = wanted if wanted and _is_free(wanted) else free_port()
+            running.append(await stack.enter_async_context(cluster.replica(f"replica-{number}", port=free)))
+        for replica in running:
+            await _answers(f"https://hello.{cluster.domain}:{replica.port}/", cluster.ca_file)
+        page = await _page(cluster, running)
+        ready = {
+            "token": cluster.token,
+            "cluster_api": cluster.console.cluster_api,
+            "connect": cluster.console.connect,
+            "console_url": cluster.console.cluster_api.removesuffix("/cluster/v1"),
+            "console_pid": cluster.console.running.pid,
+            "address": running[0].address,
+            "ca_file": str(cluster.ca_file),
+            "config_file": str(cluster.config_file),
+            "cluster": CLUSTER,
+            "routes": [{"from": source, "curl": line} for source, line, _ in curls(cluster, running[0].port)],
+            "agents": [await _agent(replica) for replica in running],
+            "state_dir": str(directory),
+        }
+        print(page, flush=True)
+        if ready_file is not None:
+            _write_private(ready_file, json.dumps(ready, indent=2) + "\n")
+        if not exit_after_ready:
+            await stop.wait()
+        _say("stopping …")
+
+
+def sample_config(domain: str, upstream: int) -> str:
+    """What the demo applies, in the format that `console apply` takes."""
+    return f"""\
+# Edit this file and apply it again: the change is live in under a second.
+routes:
+  - name: hello
+    from: https://hello.{domain}
+    to: http://127.0.0.1:{upstream}
+    allow_public_unauthenticated_access: true
+    set_request_headers:
+      x-from-the-proxy: hello upstream
+
+  - name: status
+    from: https://status.{domain}
+    allow_public_unauthenticated_access: true
+    response:
+      status: 200
+      body: "all is well\\n"
+
+  - name: old
+    from: https://old.{domain}
+    allow_public_unauthenticated_access: true
+    redirect:
+      host_redirect: hello.{domain}
+      response_code: 302
+
+  - name: private
+    from: https://private.{domain}
+    to: http://127.0.0.1:{upstream}
+    allow_any_authenticated_user: true
+"""
+
+
+def curls(cluster: Cluster, port: int) -> list[tuple[str, str, str]]:
+    """(from, a curl line that works as pasted, what it shows)."""
+
+    def line(host: str) -> str:
+        name = f"{host}.{cluster.domain}"
+        return f"curl --cacert {cluster.ca_file} --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/"
+
+    shows = {
+        "hello": "200 from the upstream, with the headers it saw",
+        "status": "200, answered by Envoy itself",
+        "old": "302 to hello",
+        "private": "403: not public, and login is not built yet",
+    }
+    return [(f"https://{host}.{cluster.domain}", line(host), text) for host, text in shows.items()]
+
+
+async def _page(cluster: Cluster, running: list[ReplicaAt]) -> str:
+    program = f"{Path(sys.executable).parent / 'pomerium-agent'}"
+    data_dir = cluster.console.data_dir
+    lines = ["", "  Everything answers. Try:", ""]
+    for _, line, shows in curls(cluster, running[0].port):
+        lines += [f"  # {shows}", f"  {line}", ""]
+    lines += [
+        "  # change a route, and see it live",
+        f"  $EDITOR {cluster.config_file}",
+        f"  {program} console apply -f {cluster.config_file} --cluster {CLUSTER} --data-dir {data_dir}",
+        "",
+        "  # who runs which version, and what is wrong with it",
+        f"  {program} console status --data-dir {data_dir}",
+        f"  {program} status --socket {running[0].control_socket}",
+        "",
+    ]
+    for replica in running:
+        pids = await replica.pids()
+        lines.append(
+            f"  {replica.running.name}: https://{replica.address}  "
+            f"keeper {pids['keeper']}, agent {pids['agent']}, envoy {pids['envoy']}"
+        )
+    lines += [
+        "",
+        f"  The CA is {cluster.ca_file}; logs and state are in {cluster.directory}.",
+        "  Ctrl-C stops everything.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+async def _agent(replica: ReplicaAt) -> Mapping[str, object]:
+    pids = await replica.pids()
+    return {
+        "keeper_pid": pids["keeper"],
+        "agent_pid": pids["agent"],
+        "envoy_pid": pids["envoy"],
+        "address": replica.address,
+        "control_socket": str(replica.control_socket),
+    }
+
+
+async def _answers(url: str, ca_file: Path) -> None:
+    """Wait until `url` answers 200."""
+    last = "nothing answered"
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), visitor(ca_file) as session:
+            while True:
+                try:
+                    async with session.get(url) as response:
+                        if response.status == 200:
+                            return
+                        last = f"status {response.status}"
+                except aiohttp.ClientError as error:
+                    last = str(error)
+                await asyncio.sleep(0.1)  # another process: there is nothing to be woken by
+    except TimeoutError as error:
+        raise SettingsError(f"{url} does not answer: {last}") from error
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _write_private(path: Path, text: str) -> None:
+    """It holds the token: for its owner only, and never half written."""
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def _say(text: str) -> None:
+    print(f"demo: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,42 @@
+"""Envoy's admin interface, over its private unix socket."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+
+from pomerium_agent.envoyconfig import envoy_log_level
+from pomerium_agent.errors import EnvoyUnavailable
+
+TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+
+
+class EnvoyAdmin:
+    """Asks the running Envoy. Every call raises EnvoyUnavailable when nobody answers."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def live(self) -> bool:
+        """Whether Envoy has finished its start and serves."""
+        return (await self._ask("GET", "/ready")).strip() == "LIVE"
+
+    async def set_log_level(self, level: str) -> None:
+        """Change what Envoy logs, without a restart (R-23)."""
+        await self._ask("POST", f"/logging?level={envoy_log_level(level)}")
+
+    async def _ask(self, method: str, path: str) -> str:
+        try:
+            async with self._session.request(method, f"http://envoy{path}") as response:
+                return await response.text()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise EnvoyUnavailable(f"envoy's admin socket does not answer {path}: {error}") from error
+
+
+@asynccontextmanager
+async def open_admin(socket_path: Path) -> AsyncIterator[EnvoyAdmin]:
+    """A client of the admin socket at `socket_path`; Envoy need not be there yet."""
+    connector = aiohttp.UnixConnector(path=str(socket_path), force_close=True)
+    async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as session:
+        yield EnvoyAdmin(session)
