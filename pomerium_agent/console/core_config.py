@@ -70,7 +70,7 @@ def parse_core_config(text: str, file: str, base: Path) -> CoreConfig:
             convert.fill(config.settings, mapping, "")
             pairs(convert, config.settings, mapping, base)
             _routes(convert, config, mapping, places)
-    return CoreConfig(file, config, tuple(complaints), top, places)
+    return CoreConfig(file, config, tuple(sorted(complaints)), top, places)
 
 
 def _routes(convert: Converter, config: config_pb2.Config, mapping: Mapping, places: dict[str, Place]) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from pomerium_agent.console.complaints import Complaint
 
-MAX_VALUES = 2_000_000  # after aliases are expanded, so that a small file cannot grow without bound
+MAX_REPEATED = 200_000  # values that aliases repeat, so that a small file cannot grow without bound
 MAX_DEPTH = 100
 Plain = str | int | float | bool | None
 
@@ -87,7 +87,7 @@ def read_yaml(text: str, file: str) -> tuple[Marked | None, list[Complaint]]:
         several = node is not None and loader.check_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None else 1
+        line = min(mark.line, text.count("\n")) + 1 if mark is not None else 1
         reason = " ".join(part for part in (error.context, error.problem) if part)
         return None, [
             Complaint(line, "", f"this is not YAML: {reason}", "check indentation, colons and quotes here", file)
@@ -121,14 +121,17 @@ class _Reader:
     def __init__(self, file: str) -> None:
         self.complaints: list[Complaint] = []
         self._file = file
-        self._values = 0
+        self._repeated = 0
+        self._seen: set[int] = set()  # of nodes, which all live until the end of the walk
 
     def complain(self, node: yaml.Node, path: str, reason: str, remedy: str) -> None:
         self.complaints.append(Complaint(_line(node), path, reason, remedy, self._file))
 
     def read(self, node: yaml.Node, path: str, depth: int) -> Marked:
-        self._values += 1
-        if self._values > MAX_VALUES or depth > MAX_DEPTH:
+        if id(node) in self._seen:
+            self._repeated += 1
+        self._seen.add(id(node))
+        if self._repeated > MAX_REPEATED or depth > MAX_DEPTH:
             raise _TooMuch
         if isinstance(node, yaml.SequenceNode):
             items = tuple(self.read(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(node.value))
