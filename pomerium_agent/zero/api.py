@@ -173,20 +173,24 @@ def bare_url(url: str) -> str:
         return "(not a URL)"
 
 
+class AnswerTooLong(ValueError):
+    """An answer went on after its limit."""
+
+
 def http_reason(error: Exception) -> str:
-    """What went wrong with a request, in one line; some of aiohttp's errors quote a URL with all its secrets."""
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
-        return type(error).__name__
-    return str(error) or type(error).__name__
+    """What went wrong with a request, in one line; most of aiohttp's errors quote the URL with all its secrets."""
+    if isinstance(error, OSError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | AnswerTooLong):
+        return str(error) or type(error).__name__
+    return type(error).__name__
 
 
 async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body; raises ValueError when it is longer than `limit`, without reading on."""
+    """The body; raises AnswerTooLong when it is longer than `limit`, without reading on."""
     body = bytearray()
     async for piece in response.content.iter_chunked(65536):
         body += piece
         if len(body) > limit:
-            raise ValueError(f"the answer is longer than {limit} bytes")
+            raise AnswerTooLong(f"the answer is longer than {limit} bytes")
     return bytes(body)
 
 

@@ -122,6 +122,8 @@ class Downloader:
             )
 
     async def _read(self, response: aiohttp.ClientResponse, ticket: DownloadTicket) -> Downloaded:
+        if response.content_type == "text/html":
+            raise ControlPlaneUnavailable(f"{_name(response)} answered 200 text/html, which is a page and not a bundle")
         etag = response.headers.get("ETag", "")
         if not etag:
             raise ControlPlaneUnavailable(f"{_name(response)} answered without an ETag")

@@ -19,7 +19,14 @@ from pomerium_agent.settings import Endpoint, Secret
 from pomerium_agent.zero.identity import Identity
 from pomerium_agent.zero.nudge import ConnectionState, Flag
 from pomerium_agent.zero.token import CONNECT_MIN_TTL, TokenCache
-from pomerium_agent.zero.transport import KEEPALIVE_MS, bearer_metadata, describe, is_unauthenticated, open_channel
+from pomerium_agent.zero.transport import (
+    KEEPALIVE,
+    Keepalive,
+    bearer_metadata,
+    describe,
+    is_unauthenticated,
+    open_channel,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +77,7 @@ class ConnectTimes:
     open: float = 30.0
     quiet: float = 5.0
     settled: float = 5.0
-    keepalive_ms: int = KEEPALIVE_MS
+    keepalive: Keepalive = KEEPALIVE
 
 
 class ConnectStream:
@@ -115,7 +122,7 @@ class ConnectStream:
 
     async def _subscribe(self, bearer: Secret, backoff: Backoff) -> None:
         async with open_channel(
-            self._endpoint, self._identity, self._roots, keepalive_ms=self._times.keepalive_ms
+            self._endpoint, self._identity, self._roots, keepalive=self._times.keepalive
         ) as channel:
             request = connect_pb2.SubscribeRequest(hostname=self._identity.hostname, version=self._identity.version)
             metadata = (*bearer_metadata(bearer), (INSTANCE_HEADER, self._identity.instance))

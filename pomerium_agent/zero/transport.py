@@ -1,5 +1,6 @@
 """The gRPC channel that connect and telemetry share the recipe of (zero link 6)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -9,12 +10,22 @@ from pomerium_agent.settings import Endpoint, Secret
 from pomerium_agent.zero.egress import proxy_url
 from pomerium_agent.zero.identity import Identity
 
-KEEPALIVE_MS = 60_000
 CONNECT_MS = 20_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keepalive:
+    """After how many seconds of silence to ping, and how long the answer may take; only while a stream is open."""
+
+    time: float = 60.0
+    timeout: float = 60.0
+
+
+KEEPALIVE = Keepalive()
+
+
 def open_channel(
-    endpoint: Endpoint, identity: Identity, roots: bytes, *, keepalive_ms: int | None = None
+    endpoint: Endpoint, identity: Identity, roots: bytes, *, keepalive: Keepalive | None = None
 ) -> aio.Channel:
     """A channel to `endpoint`; the caller closes it.
 
@@ -29,10 +40,10 @@ def open_channel(
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),  # gRPC knows some of the variables; we hand it what all of them say
     ]
-    if keepalive_ms is not None:
+    if keepalive is not None:
         options += [
-            ("grpc.keepalive_time_ms", keepalive_ms),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_time_ms", int(keepalive.time * 1000)),
+            ("grpc.keepalive_timeout_ms", int(keepalive.timeout * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
         ]
     proxy = proxy_url("https" if endpoint.tls else "http", endpoint.host, endpoint.port)
