@@ -33,8 +33,8 @@ def parse_address(text: str, *, default_port: int) -> Address:
 
 def _halves(text: str) -> tuple[str, str]:
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        if rest and not rest.startswith(":"):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
             raise Unusable(f"{shown(text)} is not an address", "write it as [::1]:8443")
         return host, rest[1:]
     if text.count(":") > 1:  # a bare IPv6 address
