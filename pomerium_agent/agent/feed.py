@@ -3,14 +3,16 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import structlog
 
+from pomerium_agent.agent.blame import Blame
 from pomerium_agent.agent.board import Board
-from pomerium_agent.config import Compiled
+from pomerium_agent.config import Compiled, ConfigSnapshot
 from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
-from pomerium_agent.envoy.ads_state import Delivery, Rejection
+from pomerium_agent.envoy.ads_state import Delivery
 from pomerium_agent.envoyconfig import BuildCache, LocalAddresses, build_resources
 from pomerium_agent.envoyconfig.resources import CLUSTER, LISTENER, ROUTES, SECRET
 from pomerium_agent.errors import EnvoyUnavailable
@@ -26,55 +28,99 @@ CHECKS: Mapping[str, Check] = {
     ROUTES: Check.XDS_ROUTES,
     SECRET: Check.XDS_OTHER,
 }
+REPORT_LIMIT = 2000  # characters of a health report; Envoy may quote a whole resource
 POLL_UNTIL_LIVE = 0.25  # seconds
 POLL_WHEN_LIVE = 10.0
 
 
-async def feed_envoy(config: Latest[Compiled | None], ads: AdsServer, local: LocalAddresses, board: Board) -> None:
-    """Turn each newest configuration into resources and offer them. Building runs beside the event loop."""
-    cache = BuildCache()
-    async for compiled in config.follow():
-        if compiled is None:
-            continue
-        began = time.perf_counter()
-        resources = await asyncio.to_thread(build_resources, compiled.snapshot, local, cache)
-        board.offered = compiled
-        ads.offer(resources, compiled.snapshot.digest)
-        log.info(
-            "configuration offered to envoy",
-            digest=compiled.snapshot.digest,
-            routes=len(compiled.snapshot.routes),
-            faults=len(compiled.faults),
-            build_ms=round(1000 * (time.perf_counter() - began), 1),
-        )
+@dataclass(slots=True)
+class Feeder:
+    """Offers Envoy each newest configuration, hears what became of it, and says so."""
 
+    config: Latest[Compiled | None]
+    ads: AdsServer
+    local: LocalAddresses
+    board: Board
+    _cache: BuildCache = field(default_factory=BuildCache)
+    _blame: Blame = field(default_factory=Blame)
+    _compiled: Compiled | None = None
+    _offered: ConfigSnapshot | None = None
+    _offers: int = 0
+    _dirty: asyncio.Event = field(default_factory=asyncio.Event)
 
-async def report_delivery(ads: AdsServer, health: Health, board: Board) -> None:
-    """Say which configuration is in force, and what Envoy would not take of it (R-21)."""
-    async for delivery in ads.delivery.follow():
-        if not delivery.settled:
-            _report_rejections(delivery.rejections, health)
-            continue
-        if board.in_force.value != delivery.label:
-            board.in_force.set(delivery.label)
-            log.info("configuration in force", digest=delivery.label, rejected=len(delivery.rejections))
-        _report_health(delivery, health)
+    async def run(self) -> None:
+        """Feed Envoy until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_config(), name="feed-config")
+            group.create_task(self._watch_delivery(), name="feed-delivery")
+            group.create_task(self._offer_when_dirty(), name="feed-offer")
 
+    async def _watch_config(self) -> None:
+        async for compiled in self.config.follow():
+            if compiled is not None:
+                self._compiled = compiled
+                self._blame.forget_search()
+                self._dirty.set()
 
-def _report_health(delivery: Delivery, health: Health) -> None:
-    refused = {rejection.type_url for rejection in delivery.rejections}
-    for url, check in CHECKS.items():
-        if url not in refused:
-            health.running(check, **({"digest": delivery.label} if check is Check.XDS_ROUTES else {}))
-    _report_rejections(delivery.rejections, health)
+    async def _watch_delivery(self) -> None:
+        async for delivery in self.ads.delivery.follow():
+            if delivery.label == str(self._offers) and self._offered is not None:
+                self._judge(delivery, self._offered)
 
+    async def _offer_when_dirty(self) -> None:
+        """Building runs beside the event loop: a first build of thousands of routes takes seconds."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            compiled = self._compiled
+            if compiled is None:
+                continue
+            began = time.perf_counter()
+            snapshot, refused = self._blame.arrange(compiled.snapshot)
+            resources = await asyncio.to_thread(build_resources, snapshot, self.local, self._cache)
+            self._offers += 1
+            self._offered = snapshot
+            self.board.offered = Compiled(snapshot, (*compiled.faults, *refused))
+            self.ads.offer(resources, str(self._offers))
+            log.info(
+                "configuration offered to envoy",
+                digest=snapshot.digest,
+                routes=len(snapshot.routes),
+                faults=len(compiled.faults) + len(refused),
+                build_ms=round(1000 * (time.perf_counter() - began), 1),
+            )
 
-def _report_rejections(rejections: tuple[Rejection, ...], health: Health) -> None:
-    for url, check in CHECKS.items():
-        refused = [rejection for rejection in rejections if rejection.type_url == url]
-        if refused:
-            text = "; ".join(f"envoy refused {rejection.name}: {rejection.reason}" for rejection in refused)
-            health.failed(check, text[:4000])
+    def _judge(self, delivery: Delivery, offered: ConfigSnapshot) -> None:
+        """Act on what Envoy said of the newest offer (R-21)."""
+        table = next((refusal for refusal in delivery.rejections if refusal.type_url == ROUTES), None)
+        if delivery.settled:
+            judged = self._blame.rejected(offered, table.reason) if table else self._blame.accepted(offered)
+            if judged:  # there is something else to offer
+                self._dirty.set()
+        self._report(delivery, offered)
+
+    def _report(self, delivery: Delivery, offered: ConfigSnapshot) -> None:
+        """Say which configuration is in force, and what Envoy would not take of it."""
+        board, health = self.board, self.board.health
+        refused = {refusal.type_url for refusal in delivery.rejections}
+        for refusal in delivery.rejections:
+            health.failed(CHECKS[refusal.type_url], f"envoy refuses {refusal.name}: {refusal.reason}"[:REPORT_LIMIT])
+        if not delivery.settled or self._blame.searching:
+            return
+        for url, check in CHECKS.items():
+            if url not in refused and check is not Check.XDS_ROUTES:
+                health.running(check)
+        if refused & {LISTENER, ROUTES}:
+            return  # visitors do not get what was asked for
+        faults = board.offered.faults if board.offered else ()
+        blamed = {f"fault.{fault.id}": str(fault) for fault in faults if fault.route_id and not fault.field}
+        if blamed:
+            health.failed(Check.XDS_ROUTES, "\n".join(blamed.values()), {"digest": offered.digest, **blamed})
+        else:
+            health.running(Check.XDS_ROUTES, digest=offered.digest)
+        if board.in_force.value != offered.digest:
+            board.in_force.set(offered.digest)
+            log.info("configuration in force", digest=offered.digest, refused=len(delivery.rejections))
 
 
 async def watch_envoy(admin: EnvoyAdmin, health: Health, clock: Clock) -> None:

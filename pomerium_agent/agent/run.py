@@ -13,7 +13,7 @@ import structlog
 
 from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.control import serve_control
-from pomerium_agent.agent.feed import apply_log_level, feed_envoy, report_delivery, watch_envoy
+from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
 from pomerium_agent.authenticate import serve_pages
 from pomerium_agent.authorize import check, serve_authorize
 from pomerium_agent.config import Compiled, open_config
@@ -106,8 +106,7 @@ async def _run_envoy(
     async with serve_ads(ads_socket, clock) as ads, open_admin(admin_socket) as admin, asyncio.TaskGroup() as group:
         board.ads = ads
         tasks = [
-            group.create_task(feed_envoy(config, ads, local, board), name="feed-envoy"),
-            group.create_task(report_delivery(ads, board.health, board), name="report-delivery"),
+            group.create_task(Feeder(config, ads, local, board).run(), name="feed-envoy"),
             group.create_task(watch_envoy(admin, board.health, clock), name="watch-envoy"),
             group.create_task(apply_log_level(config, admin, clock, "info"), name="envoy-log-level"),
             group.create_task(_tell_ready(board, keeper), name="tell-ready"),

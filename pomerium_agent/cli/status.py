@@ -4,7 +4,7 @@ import json
 import socket
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,7 +52,7 @@ def status(
             print(f"check      {name}: {report['error']}")
 
 
-def ask(control_socket: Path) -> dict[str, dict[str, object] | object] | dict[str, object]:
+def ask(control_socket: Path) -> dict[str, Any]:
     """The status of the replica behind `control_socket`; raises SettingsError when nobody answers."""
     connection = UnixConnection(control_socket)
     try:

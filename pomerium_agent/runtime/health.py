@@ -1,7 +1,7 @@
 """What each part says of itself: one latest report per named check, offered upward (zero link 13)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -92,7 +92,7 @@ class Health:
         """The latest report of every check."""
         return dict(self._reports)
 
-    async def follow(self) -> AsyncIterator[Report]:
+    async def follow(self) -> AsyncGenerator[Report, None]:
         """Yield the latest report of every check, then every newer one (Z-54); a slow reader skips to the latest."""
         seen = 0
         while True:

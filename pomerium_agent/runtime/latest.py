@@ -1,7 +1,7 @@
 """A cell that holds the newest value of something; readers may skip to it, and never miss the last one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Latest(Generic[T]):
         waiting, self._changed = self._changed, asyncio.Event()
         waiting.set()
 
-    async def follow(self) -> AsyncIterator[T]:
+    async def follow(self) -> AsyncGenerator[T, None]:
         """Yield the present value at once, then each newest value after a change; never ends by itself."""
         while True:
             seen, changed = self._version, self._changed
