@@ -209,7 +209,7 @@ def test_checked_bytes_are_taken_as_they_are() -> None:
 
 def test_circuit_breakers_are_overlaid_field_by_field() -> None:
     """R-27."""
-    everywhere = {"circuit_breakers": CircuitBreakers(max_connections=5, max_requests=6)}
+    everywhere: dict[str, Any] = {"circuit_breakers": CircuitBreakers(max_connections=5, max_requests=6)}
 
     [limits] = cluster(
         circuit_breakers=CircuitBreakers(max_requests=1), settings=everywhere

@@ -16,8 +16,9 @@ from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.
     http_connection_manager_pb2 as hcm_pb2,
 )
 from pomerium_agent.pb.envoy.extensions.transport_sockets.tls.v3 import tls_pb2
-from tests.fakes.golden import as_json, resources_of
+from tests.fakes.golden import resources_of
 from tests.fakes.snapshots import LOCAL, certificate, route, snapshot
+from tests.fakes.static_envoy import as_json
 
 
 def listeners(**settings: Any) -> dict[str, listener_pb2.Listener]:

@@ -8,35 +8,8 @@ from pomerium_agent.envoyconfig import pages
 from pomerium_agent.envoyconfig.local_replies import build_local_replies
 from tests.fakes.snapshots import snapshot
 
-ALL_FLAGS = [
-    "DC",
-    "DF",
-    "DI",
-    "DO",
-    "DPE",
-    "DT",
-    "FI",
-    "IH",
-    "LH",
-    "LR",
-    "NC",
-    "NFCF",
-    "NR",
-    "OM",
-    "RFCF",
-    "RL",
-    "RLSE",
-    "SI",
-    "UC",
-    "UF",
-    "UH",
-    "UMSDR",
-    "UO",
-    "UPE",
-    "UR",
-    "URX",
-    "UT",
-]
+_FLAGS = "DC DF DI DO DPE DT FI IH LH LR NC NFCF NR OM RFCF RL RLSE SI UC UF UH UMSDR UO UPE UR URX UT"
+ALL_FLAGS = set(_FLAGS.split())
 PAGES = [pages.NOT_FOUND, pages.UNREACHABLE, pages.TOO_SLOW, pages.NO_DECISION, pages.OTHER]
 
 
@@ -65,7 +38,7 @@ def test_every_failure_has_an_answer_for_every_kind_of_client() -> None:
             ]
             if wanted == ([kind] if kind else []):
                 flags |= {flag for p in parts for flag in p.response_flag_filter.flags}
-        assert set(ALL_FLAGS) <= flags, kind
+        assert flags >= ALL_FLAGS, kind
 
 
 def test_refusals_of_the_authorization_service_are_left_alone() -> None:
