@@ -1,9 +1,11 @@
 """HTTP/2 frames and gRPC framing: the numbers of RFC 9113, and the few byte strings that our answers are made of."""
 
+import struct
 from enum import IntEnum
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_HEAD = 9
+FRAME_FIELDS = struct.Struct(">HBBBL")  # length (24 bits, in two parts), kind, flags, stream
 GRPC_HEAD = 5
 LARGEST_WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 65_535
@@ -66,11 +68,10 @@ class Violation(Exception):
         self.code = code
 
 
-def frame(kind: Kind, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
     """One whole frame."""
-    return b"".join(
-        (len(payload).to_bytes(3, "big"), bytes((kind, flags)), stream.to_bytes(4, "big"), payload),
-    )
+    size = len(payload)
+    return FRAME_FIELDS.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
 
 
 def window_update(stream: int, increment: int) -> bytes:

@@ -21,6 +21,7 @@ from pomerium_agent.authorize.frames import (
     DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
+    FRAME_FIELDS,
     FRAME_HEAD,
     GRPC_HEAD,
     LARGEST_FRAME_BYTES,
@@ -195,16 +196,15 @@ class GrpcConnection:
             self._preface_seen, at = True, len(PREFACE)
         try:
             while len(data) - at >= FRAME_HEAD:
-                length = int.from_bytes(data[at : at + 3], "big")
+                high, low, kind, flags, stream = FRAME_FIELDS.unpack_from(data, at)
+                length = high << 8 | low
                 if length > DEFAULT_FRAME_BYTES:
                     raise Violation(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
                 payload_at, end = at + FRAME_HEAD, at + FRAME_HEAD + length
                 if len(data) < end:
                     break
-                kind, flags = data[at + 3], data[at + 4]
-                stream = int.from_bytes(data[at + 5 : payload_at], "big") & LARGEST_WINDOW
                 at = end
-                event = self._on_frame(kind, flags, stream, bytes(data[payload_at:end]))
+                event = self._on_frame(kind, flags, stream & LARGEST_WINDOW, bytes(data[payload_at:end]))
                 if event is not None:
                     events.append(event)
         finally:

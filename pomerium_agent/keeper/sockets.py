@@ -12,6 +12,7 @@ from pathlib import Path
 from pomerium_agent.errors import SettingsError
 
 NAMES = ("authorize", "pages", "control")
+ADS = "ads.sock"
 ENVOY_ADMIN = "envoy-admin.sock"
 LOCK = "keeper.lock"
 BACKLOG = 1024
@@ -22,9 +23,9 @@ LONGEST_PATH = 107  # bytes of a unix socket's path, on Linux
 def open_runtime_dir(path: Path) -> Iterator[Mapping[str, socket.socket]]:
     """Make `path` ours for as long as the block runs and listen on one socket per name in it.
 
-    The directory gets mode 0700 and the sockets 0600. What a dead predecessor left in it is swept away; a living
-    one is an error. On the way out the sockets are gone, and the directory too if it was not there before.
-    Raises SettingsError, naming RUNTIME_DIRECTORY, when the directory cannot be used.
+    A new or empty directory gets mode 0700, and the sockets 0600. What a dead predecessor left in it is swept
+    away; a living one is an error. On the way out the sockets are gone, and the directory too if it was not there
+    before. Raises SettingsError, naming RUNTIME_DIRECTORY, when the directory cannot be used.
     """
     if len(os.fsencode(path / ENVOY_ADMIN)) > LONGEST_PATH:
         raise SettingsError(f"RUNTIME_DIRECTORY: {path} is too long for unix sockets; choose a shorter path")
@@ -58,7 +59,13 @@ def _make(path: Path) -> bool:
         raise SettingsError(f"RUNTIME_DIRECTORY: {path} is not a directory")
     if found.st_uid != os.geteuid():
         raise SettingsError(f"RUNTIME_DIRECTORY: {path} belongs to another user (uid {found.st_uid})")
-    path.chmod(0o700)
+    if not any(path.iterdir()):
+        path.chmod(0o700)
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        # Not ours to close, then: perhaps /tmp, named by mistake.
+        raise SettingsError(
+            f"RUNTIME_DIRECTORY: others may write to {path}; give pomerium-agent a directory of its own"
+        )
     return created
 
 
@@ -76,9 +83,8 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove sockets that nobody will listen on again: ours, the agent's and Envoy's."""
-    for entry in path.iterdir():
-        if stat.S_ISSOCK(entry.lstat().st_mode):
-            entry.unlink(missing_ok=True)
+    for name in (*(f"{name}.sock" for name in NAMES), ADS, ENVOY_ADMIN):
+        (path / name).unlink(missing_ok=True)
 
 
 def _listen(path: Path) -> socket.socket:
