@@ -116,6 +116,7 @@ class Database:
         return int(self.read("PRAGMA data_version")[0][0])
 
     def close(self) -> None:
+        """Close, once whoever still works in another thread is done: SQLite does not survive less."""
         with self._lock:
             self._connection.close()
 
@@ -141,14 +142,15 @@ def open_database(data_dir: Path, *, create: bool = True) -> Iterator[Database]:
         connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     except (OSError, sqlite3.Error) as error:
         raise SettingsError(f"the console's data directory {data_dir} cannot be used: {error}") from error
+    database = Database(connection, seal, data_dir)
     try:
         try:
             _prepare(connection, seal, path)
         except sqlite3.Error as error:
             raise SettingsError(f"{path} cannot be opened as the console's database: {error}") from error
-        yield Database(connection, seal, data_dir)
+        yield database
     finally:
-        connection.close()
+        database.close()
 
 
 def _prepare(connection: sqlite3.Connection, seal: Seal, path: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pomerium_agent.console.sightings import Sighting
 from pomerium_agent.console.store import Store
 from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.runtime.latest import Latest
 
 
 class Presence:
@@ -16,15 +17,18 @@ class Presence:
         self._store = store
         self._clock = clock
         self._moves: asyncio.Queue[tuple[Sighting, bool]] = asyncio.Queue()
+        self.streams = Latest(0)  # open right now
 
     @contextmanager
     def here(self, replica: Sighting) -> Iterator[None]:
         """A replica is connected for as long as the block lasts."""
         self._moves.put_nowait((replica, True))
+        self.streams.set(self.streams.value + 1)
         try:
             yield
         finally:
             self._moves.put_nowait((replica, False))
+            self.streams.set(self.streams.value - 1)
 
     async def write(self) -> None:
         """Put down every move, until cancelled."""

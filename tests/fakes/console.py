@@ -54,7 +54,7 @@ class Visit:
     @asynccontextmanager
     async def subscribed(
         self, bearer: str, *, hostname: str = "one", instance: str = ""
-    ) -> AsyncIterator["grpc.aio.UnaryStreamCall[connect_pb2.SubscribeRequest, connect_pb2.Message]"]:
+    ) -> AsyncIterator[grpc.aio.UnaryStreamCall[connect_pb2.SubscribeRequest, connect_pb2.Message]]:
         """An open Connect stream that the console has accepted, compressed as replicas do (Z-15)."""
         async with self.channel() as channel:
             more = (("x-pomerium-agent-instance", instance),) if instance else ()
@@ -81,17 +81,17 @@ def bearing(bearer: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {bearer}"} if bearer else {}
 
 
+def serve_options(data_dir: Path, **options: object) -> ServeOptions:
+    """How to serve on free ports, unless a test says otherwise."""
+    given = {"address": "127.0.0.1:0", "grpc_address": "127.0.0.1:0"} | options
+    return ServeOptions(data_dir=data_dir, **given)  # type: ignore[arg-type]  # a wrong name fails the test anyway
+
+
 @asynccontextmanager
 async def visited_console(data_dir: Path, *, clock: Clock | None = None, **options: object) -> AsyncIterator[Visit]:
     """A console on free ports with one cluster."""
-    given = ServeOptions(
-        data_dir=data_dir,
-        address="127.0.0.1:0",
-        grpc_address="127.0.0.1:0",
-        **options,  # type: ignore[arg-type]  # what a test names is checked by the dataclass itself
-    )
     now = clock.now() if clock else datetime.now(UTC)
-    async with serve_console(given, clock=clock) as console:
+    async with serve_console(serve_options(data_dir, **options), clock=clock) as console:
         made = create_cluster(console.store, "demo", now=now)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
             yield Visit(console, made.cluster, str(made.token), http)

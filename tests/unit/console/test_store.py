@@ -3,6 +3,7 @@
 import base64
 import shutil
 import sqlite3
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -201,3 +202,33 @@ def test_an_unknown_cluster_is_answered_with_those_there_are(tmp_path: Path) -> 
 
         with pytest.raises(NoSuchCluster, match=r"no cluster 'dmeo'; there are: demo"):
             store.cluster("dmeo")
+
+
+def test_closing_waits_for_who_is_still_writing_in_another_thread(tmp_path: Path) -> None:
+    """A cancelled task leaves its thread behind; SQLite would crash if its connection were gone."""
+    inside, finish, closed = (threading.Event() for _ in range(3))
+    with open_store(tmp_path) as store:
+        database = store.database
+
+        def write() -> None:
+            with database.write() as connection:
+                inside.set()
+                finish.wait(5)
+                connection.execute("INSERT INTO meta VALUES ('late', 'kept')")
+
+        def close() -> None:
+            database.close()
+            closed.set()
+
+        threads = [threading.Thread(target=each) for each in (write, close)]
+        threads[0].start()
+        inside.wait(5)
+        threads[1].start()
+
+        assert not closed.wait(0.1)
+        finish.set()
+        for thread in threads:
+            thread.join(5)
+
+    with open_store(tmp_path) as store:
+        assert store.fact("late") == "kept"
