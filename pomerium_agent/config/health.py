@@ -16,6 +16,9 @@ from pomerium_agent.pb.pomerium import config_pb2
 
 REMEDY = "correct it; Envoy would refuse every upstream of the same update"
 DEFAULT_BASE_EJECTION_SECONDS = 30
+# Field 27, `name`, of Envoy 1.40's HealthCheck: newer than the messages we generate, and demanded of each check
+# as soon as a cluster has more than one.
+_NAME_TAG = b"\xda\x01"
 
 
 def parse_health_checks(
@@ -38,7 +41,12 @@ def parse_health_checks(
                 "use h2c:// or https:// without websockets, or an http_health_check",
             )
         parsed.append(converted.SerializeToString(deterministic=True))
-    return tuple(parsed)
+    return tuple(parsed) if len(parsed) < 2 else tuple(_named(check, n) for n, check in enumerate(parsed))
+
+
+def _named(check: bytes, number: int) -> bytes:
+    name = f"check-{number}".encode()
+    return check + _NAME_TAG + bytes([len(name)]) + name
 
 
 def parse_outlier_detection(detection: config_pb2.OutlierDetection, complaints: Complaints) -> bytes:

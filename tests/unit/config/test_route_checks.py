@@ -564,6 +564,15 @@ def test_balancing_checks_and_breakers_reach_the_upstream() -> None:
     assert upstream.circuit_breakers == CircuitBreakers(max_connections=0)
 
 
+def test_several_checks_carry_the_names_that_envoy_demands() -> None:
+    """Found by e2e: Envoy 1.40 refuses a cluster with two nameless checks."""
+    one = forward(health_checks=[GOOD_CHECK]).upstream.health_checks
+    two = forward(health_checks=[GOOD_CHECK, GOOD_CHECK]).upstream.health_checks
+
+    assert b"check-" not in one[0]
+    assert [check.removeprefix(one[0]) for check in two] == [b"\xda\x01\x07check-0", b"\xda\x01\x07check-1"]
+
+
 def test_grpc_checks_are_for_upstreams_that_speak_http_2() -> None:
     check = GOOD_CHECK | {"grpc_health_check": {"service_name": "s"}}
     del check["http_health_check"]
