@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from pomerium_agent.errors import ControlPlaneUnavailable, Refused
-from pomerium_agent.pb.pomerium import connect_pb2, connect_pb2_grpc
+from pomerium_agent.pb.pomerium import connect_pb2
 from pomerium_agent.runtime.backoff import Backoff, patient
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
@@ -33,7 +33,10 @@ log = structlog.get_logger(__name__)
 TELEMETRY_REQUESTS = 8
 INSTANCE_HEADER = "x-pomerium-agent-instance"
 
-Call = aio.UnaryStreamCall[connect_pb2.SubscribeRequest, connect_pb2.Message]
+SUBSCRIBE_METHOD = "/pomerium.zero.Connect/Subscribe"
+
+Call = aio.UnaryStreamCall[connect_pb2.SubscribeRequest, bytes]
+Subscribe = aio.UnaryStreamMultiCallable[connect_pb2.SubscribeRequest, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,14 @@ class ConnectTimes:
     """How many seconds each step may take.
 
     `open`: until the transport stands. `quiet`: an open call that was neither answered nor refused for so long
-    counts as connected, since a server may keep its headers until it has something to say (W1). `settled`:
-    a connection that held for so long, or brought a message, makes the next failure a first one.
+    counts as connected, since a server may keep its headers until it has something to say (W1). `grace`: an
+    answer whose end comes so soon was a refusal. `settled`: a connection that held for so long, or brought a
+    message, makes the next failure a first one.
     """
 
     open: float = 30.0
     quiet: float = 5.0
+    grace: float = 0.1
     settled: float = 5.0
     keepalive: Keepalive = KEEPALIVE
 
@@ -126,7 +131,11 @@ class ConnectStream:
         ) as channel:
             request = connect_pb2.SubscribeRequest(hostname=self._identity.hostname, version=self._identity.version)
             metadata = (*bearer_metadata(bearer), (INSTANCE_HEADER, self._identity.instance))
-            call = connect_pb2_grpc.ConnectStub(channel).Subscribe(request, metadata=metadata)
+            # Messages are decoded here: the library would write one that is damaged to its own log.
+            subscribe: Subscribe = channel.unary_stream(
+                SUBSCRIBE_METHOD, request_serializer=connect_pb2.SubscribeRequest.SerializeToString
+            )
+            call = subscribe(request, metadata=metadata)
             try:
                 await self._answered(channel, call)
                 self._set_connected(True)
@@ -154,8 +163,12 @@ class ConnectStream:
                 return
             if waited >= self._times.open:
                 raise ControlPlaneUnavailable(f"{self._endpoint.authority}: no connection after {waited:g} s")
-        if call.done():  # a refusal has no headers of its own, yet it ends the wait for them
-            await self._next(call)
+        try:  # a refusal begins with headers of its own, and its status comes right after them
+            async with asyncio.timeout(self._times.grace):
+                await call.code()
+        except TimeoutError:
+            return
+        await self._next(call)
 
     async def _read(self, call: Call, backoff: Backoff) -> None:
         """Sort what comes until the stream ends."""
@@ -170,13 +183,13 @@ class ConnectStream:
 
     async def _next(self, call: Call) -> connect_pb2.Message:
         """The next message; a clean end is an end all the same (Z-16)."""
+        received = await call.read()
+        if not isinstance(received, bytes):
+            raise ControlPlaneUnavailable(f"{self._endpoint.authority}: the stream ended")
         try:
-            message = await call.read()
+            return connect_pb2.Message.FromString(received)
         except DecodeError as error:
             raise ControlPlaneUnavailable(f"{self._endpoint.authority}: a message cannot be decoded") from error
-        if isinstance(message, connect_pb2.Message):
-            return message
-        raise ControlPlaneUnavailable(f"{self._endpoint.authority}: the stream ended")
 
     def _set_connected(self, connected: bool) -> None:
         state = self.connection.value

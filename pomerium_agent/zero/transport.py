@@ -44,6 +44,7 @@ def open_channel(
         options += [
             ("grpc.keepalive_time_ms", int(keepalive.time * 1000)),
             ("grpc.keepalive_timeout_ms", int(keepalive.timeout * 1000)),
+            ("grpc.http2.ping_timeout_ms", int(keepalive.timeout * 1000)),  # the later of the two decides
             ("grpc.http2.max_pings_without_data", 0),
         ]
     proxy = proxy_url("https" if endpoint.tls else "http", endpoint.host, endpoint.port)
