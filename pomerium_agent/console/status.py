@@ -23,11 +23,12 @@ class ReplicaStatus:
     connected: bool
     connected_at: datetime | None
     last_seen: datetime
-    digest: str  # of the configuration in force, as the replica says; empty: it has not said
+    digest: str  # of the configuration that its Envoy took, as the replica says; empty: it has not said
     in_force: int | None  # the version with this digest; None: none that is remembered
     fetched: str  # the version it last downloaded, as far as it says
     current: bool
     faults: Mapping[str, str]  # by id: the item, and why it was left out
+    notes: Mapping[str, str]  # likewise, where the item serves all the same
     failing: Mapping[str, str]  # other checks that are not well: name, error
 
     def to_json(self) -> dict[str, object]:
@@ -46,6 +47,7 @@ class ReplicaStatus:
                 "current": self.current,
             },
             "faults": dict(self.faults),
+            "notes": dict(self.notes),
             "failing": dict(self.failing),
         }
 
@@ -94,8 +96,12 @@ def read_status(store: Store, cluster: Cluster, *, console_runs: bool) -> Cluste
 def _replica(replica: Replica, versions: Mapping[str, int], current: str, *, console_runs: bool) -> ReplicaStatus:
     nothing = HealthReport(check="")
     build = replica.reports.get(Check.CONFIG_BUILD, nothing)
+    # Our replicas say there what Envoy acknowledged; what was built may still be on its way, or refused.
+    taken = replica.reports.get(Check.XDS_ROUTES, build)
+    digest = taken.attributes.get("digest", "")
+    faults, notes = _left_out(build, taken)
     bundle = replica.reports.get(bundle_check(BUNDLE_ID), nothing)
-    digest = build.attributes.get("digest", "")
+    explained = {report.check for report in (build, taken) if any(key.startswith(FAULT) for key in report.attributes)}
     return ReplicaStatus(
         instance=replica.instance,
         hostname=replica.hostname,
@@ -108,6 +114,19 @@ def _replica(replica: Replica, versions: Mapping[str, int], current: str, *, con
         in_force=versions.get(digest),
         fetched=bundle.attributes.get(CAPTURED_HEADERS[0], ""),
         current=digest == current,
-        faults={key.removeprefix(FAULT): text for key, text in build.attributes.items() if key.startswith(FAULT)},
-        failing={name: report.error for name, report in replica.reports.items() if report.error},
+        faults=faults,
+        notes=notes,
+        failing={
+            name: report.error for name, report in replica.reports.items() if report.error and name not in explained
+        },
     )
+
+
+def _left_out(*reports: HealthReport) -> tuple[dict[str, str], dict[str, str]]:
+    """Faults and notes by id. A fault is part of its check's error; of a note the check is well."""
+    faults, notes = dict[str, str](), dict[str, str]()
+    for report in reports:
+        for key, text in report.attributes.items():
+            if key.startswith(FAULT):
+                (faults if text in report.error else notes)[key.removeprefix(FAULT)] = text
+    return faults, notes

@@ -48,6 +48,8 @@ def _replica_lines(replica: ReplicaStatus, current: int, now: datetime) -> Itera
         yield f"    {older} is in force, not version {current}"
     for fault_id, text in sorted(replica.faults.items()):
         yield f"    FAULT {fault_id}: {text}"
+    for fault_id, text in sorted(replica.notes.items()):
+        yield f"    note {fault_id}: {text}"
     for name, error in sorted(replica.failing.items()):
         yield f"    {name}: {error}"
 

@@ -21,6 +21,7 @@ from pomerium_agent.console.words import status_lines
 from tests.fakes.console import NOW, QUICKSTART, Visit, visited_console
 
 BUILD = "config.databroker.build"
+ROUTES = "xds.route-configuration"
 
 
 def attributes(values: dict[str, str]) -> list[KeyValue]:
@@ -95,12 +96,29 @@ async def test_the_version_in_force_is_known_by_its_digest(tmp_path: Path) -> No
 async def test_faults_are_shown_with_what_was_left_out_and_why(tmp_path: Path) -> None:
     async with visited_console(tmp_path) as visit:
         text = "route bad (https://bad.example.com): regex: RE2 refuses it; use RE2 syntax"
-        await export(visit, span(BUILD, digest="x", fault__1a2b3c4d=text))
+        note = "route ok (https://ok.example.com): remove_request_headers: Host is left alone; remove it"
+        await export(visit, span(BUILD, error=text, digest="x", fault__1a2b3c4d=text, fault__5e6f7a8b=note))
 
         status = read_status(visit.console.store, visit.cluster, console_runs=True)
 
-        assert f"    FAULT 1a2b3c4d: {text}" in words(visit)
+        assert words(visit)[-2:] == [f"    FAULT 1a2b3c4d: {text}", f"    note 5e6f7a8b: {note}"]
         assert status.to_json()["replicas"][0]["faults"] == {"1a2b3c4d": text}  # type: ignore[index]  # plain JSON
+
+
+async def test_in_force_is_what_envoy_took_and_not_what_was_built(tmp_path: Path) -> None:
+    async with visited_console(tmp_path) as visit:
+        old = visit.console.store.config(visit.cluster.id).digest
+        visit.apply(QUICKSTART)
+        new = visit.console.store.config(visit.cluster.id).digest
+
+        await export(visit, span(BUILD, digest=new), span(ROUTES, digest=old))
+        assert "    version 1 is in force, not version 2" in words(visit)
+
+        await export(visit, span(ROUTES, error="envoy refuses it", at=2))
+        assert words(visit)[-2:] == [
+            "    has not said yet which configuration is in force",
+            f"    {ROUTES}: envoy refuses it",
+        ]
 
 
 async def test_a_check_that_fails_is_shown_until_it_is_well_again(tmp_path: Path) -> None:
