@@ -49,13 +49,12 @@ async def _show(
         upstream = await stack.enter_async_context(serve_upstream())
         _say("starting the console …")
         cluster = await stack.enter_async_context(open_cluster(directory, CLUSTER))
-        await cluster.apply(sample_config(cluster.domain, upstream))
+        ports = _ports(port, replicas)
+        await cluster.apply(sample_config(cluster.domain, upstream, ports[0]))
         running = []
-        for number in range(1, replicas + 1):
+        for number, taken in enumerate(ports, start=1):
             _say(f"starting replica {number} of {replicas} (keeper, agent, envoy) …")
-            wanted = port + number - 1 if port else 0
-            free = wanted if wanted and _is_free(wanted) else free_port()
-            running.append(await stack.enter_async_context(cluster.replica(f"replica-{number}", port=free)))
+            running.append(await stack.enter_async_context(cluster.replica(f"replica-{number}", port=taken)))
         for replica in running:
             await _answers(f"https://hello.{cluster.domain}:{replica.port}/", cluster.ca_file)
         page = await _page(cluster, running)
@@ -81,7 +80,13 @@ async def _show(
         _say("stopping …")
 
 
-def sample_config(domain: str, upstream: int) -> str:
+def _ports(first: int, count: int) -> list[int]:
+    """A port for each replica: `first` and those after it where they are free, any free ones elsewhere."""
+    wanted = range(first, first + count) if first else [0] * count
+    return [each if each and _is_free(each) else free_port() for each in wanted]
+
+
+def sample_config(domain: str, upstream: int, port: int) -> str:
     """What the demo applies, in the format that `console apply` takes."""
     return f"""\
 # Edit this file and apply it again: the change is live in under a second.
@@ -105,6 +110,7 @@ routes:
     allow_public_unauthenticated_access: true
     redirect:
       host_redirect: hello.{domain}
+      port_redirect: {port}
       response_code: 302
 
   - name: private

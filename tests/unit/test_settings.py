@@ -155,3 +155,21 @@ def test_the_writeback_defaults_to_the_file_that_is_read_whatever_it_is_called()
     settings = read_settings(TOKEN | {"BOOTSTRAP_CONFIG_FILE": "/var/lib/50% off#1/boot?.dat"})
 
     assert settings.bootstrap_writeback == "file:///var/lib/50%25%20off%231/boot%3F.dat"
+
+
+def test_variables_of_a_self_managed_pomerium_are_ignored() -> None:
+    """R-28: in managed mode the control plane decides; only what belongs to this machine may be said here."""
+    foreign = {
+        "CERTIFICATE": "x",
+        "AUTOCERT": "true",
+        "POLICY": "x",
+        "HEADERS": "x",
+        "SHARED_SECRET": "x",
+        "SERVICES": "x",
+    }
+
+    settings = read_settings(TOKEN | foreign | {"ADDRESS": "127.0.0.1:8443"})
+
+    assert settings.local.address == "127.0.0.1:8443"
+    plain = read_settings(TOKEN | {"ADDRESS": "127.0.0.1:8443"})
+    assert settings == plain
