@@ -31,7 +31,6 @@ XDS_ROOTS = (
     "envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2",
     "envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2",
     "envoy.extensions.filters.http.lua.v3.lua_pb2",
-    "envoy.extensions.filters.http.rbac.v3.rbac_pb2",
     "envoy.extensions.filters.http.router.v3.router_pb2",
     "envoy.extensions.filters.listener.proxy_protocol.v3.proxy_protocol_pb2",
     "envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2",

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,12 @@ def _static(node: Any, routes: dict[str, Any]) -> Any:
 
 
 class StaticEnvoy:
-    """A running Envoy: where it listens, what it writes."""
+    """A running Envoy: its admin pages, and what it wrote."""
 
-    def __init__(self, process: asyncio.subprocess.Process, directory: Path) -> None:
-        self.process = process
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.out = directory / "envoy.out"
+        self.said: list[str] = []  # its own log, which goes to standard error
 
     async def ask_admin(self, path: str) -> str:
         """The admin page at `path`."""
@@ -75,41 +75,48 @@ class StaticEnvoy:
         async with aiohttp.ClientSession(connector=connector) as session, session.get(f"http://envoy{path}") as answer:
             return await answer.text()
 
-    async def lines(self, event: str) -> list[dict[str, Any]]:
-        """What it logged so far under the name `event`; access log lines are flushed first."""
-        text = await asyncio.to_thread(self.out.read_text)
-        found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-        return [line for line in found if line.get("event") == event]
+    def access_log(self) -> list[dict[str, Any]]:
+        """One entry per request, complete once Envoy has ended."""
+        return [json.loads(line) for line in self.out.read_text().splitlines()]
+
+    async def listening(self) -> None:
+        """Return when every worker accepts connections, of which Envoy says no word: it has to be asked."""
+        started = "listener_manager.workers_started"
+        while f"{started}: 1" not in await self.ask_admin(f"/stats?filter={started}"):  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.01)
+
+    async def listen_to(self, stream: asyncio.StreamReader, until: str = "") -> None:
+        """Read its log to the end, or to a line that holds `until`."""
+        while line := (await stream.readline()).decode():
+            self.said.append(line)
+            if until and until in line:
+                return
+        if until:
+            raise RuntimeError("Envoy ended: " + "".join(self.said)[-3000:])
 
 
 @asynccontextmanager
-async def running_envoy(
-    resources: EnvoyResources, directory: Path, *, arguments: Iterable[str] = ()
-) -> AsyncIterator[StaticEnvoy]:
-    """Start Envoy with `resources` and wait until it is live; stop it on the way out."""
+async def running_envoy(resources: EnvoyResources, directory: Path) -> AsyncIterator[StaticEnvoy]:
+    """Start Envoy with `resources` and wait until it serves; stop it on the way out, with its access log written."""
     bootstrap = directory / "bootstrap.json"
     bootstrap.write_text(json.dumps(static_bootstrap(resources, directory)))
-    argv = [*envoy_arguments(envoy_binary(None), bootstrap, concurrency=1, log_level="warning"), *arguments]
-    with (directory / "envoy.out").open("wb") as out:
-        process = await asyncio.create_subprocess_exec(*argv, stdout=out, stderr=out)
-        envoy = StaticEnvoy(process, directory)
+    argv = envoy_arguments(envoy_binary(None), bootstrap, concurrency=1, log_level="info")
+    envoy = StaticEnvoy(directory)
+    with envoy.out.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(*argv, stdout=out, stderr=asyncio.subprocess.PIPE, limit=1 << 20)
+        assert process.stderr is not None
         try:
             async with asyncio.timeout(30):
-                await _live(envoy)
-            yield envoy
+                await envoy.listen_to(process.stderr, until="starting workers")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(envoy.listen_to(process.stderr))
+                try:
+                    async with asyncio.timeout(30):
+                        await envoy.listening()
+                    yield envoy
+                finally:
+                    process.terminate()
         finally:
             if process.returncode is None:
                 process.terminate()
             await process.wait()
-
-
-async def _live(envoy: StaticEnvoy) -> None:
-    while True:
-        if envoy.process.returncode is not None:
-            raise RuntimeError("Envoy ended: " + envoy.out.read_text()[-2000:])
-        try:
-            if (await envoy.ask_admin("/ready")).startswith("LIVE"):
-                return
-        except aiohttp.ClientError:
-            pass
-        await asyncio.sleep(0.05)  # Envoy offers no event that says it is live
