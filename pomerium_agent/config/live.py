@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
 from pomerium_agent.config.compile import CompileCache, compile_snapshot
 from pomerium_agent.config.digest import CONFIG, CONFIG_TYPES, KEY_PAIR, POLICY, ROUTE, SETTINGS
 from pomerium_agent.config.snapshot import ConfigSnapshot, Fault
-from pomerium_agent.config.upstream_tls import ReadFile, no_files
+from pomerium_agent.config.upstream_tls import ReadFile
 from pomerium_agent.config.versions import KNOWN_VERSIONS
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.follow import Reset, follow
@@ -28,7 +29,7 @@ log = structlog.get_logger(__name__)
 SETTLE_SECONDS = 0.1  # a burst of changes is compiled once
 SETTLE_SECONDS_LARGE = 1.0
 LARGE_ROUTES = 5000
-THREAD_BYTES = 64 * 1024  # from here on, compiling would hold up the event loop
+MAX_FILE_BYTES = 1024 * 1024  # of a certificate or key that a route names
 REPORTED_FAULTS = 50
 ENTITY_TYPES = (KEY_PAIR, POLICY, ROUTE, SETTINGS)
 
@@ -69,6 +70,18 @@ class _Records:
         return tuple(record for records in self.by_type.values() for record in records.values())
 
 
+def read_local_file(path: str) -> bytes:
+    """A file that a route names, from this machine's disk; devices, pipes and anything large are refused."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(2, "no such file" if not file.exists() else "not a regular file", path)
+    with file.open("rb") as opened:
+        content = opened.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(27, f"larger than {MAX_FILE_BYTES} bytes", path)
+    return content
+
+
 @asynccontextmanager
 async def open_config(
     backend: Backend,
@@ -78,7 +91,7 @@ async def open_config(
     local: Local | None = None,
     versions: Mapping[str, str] = KNOWN_VERSIONS,
     secret: bytes = b"",
-    read_file: ReadFile | None = no_files,
+    read_file: ReadFile | None = read_local_file,
 ) -> AsyncIterator[Latest[Compiled | None]]:
     """Follow the six record types and offer the newest configuration (Z-45).
 
@@ -91,6 +104,7 @@ async def open_config(
     records = _Records()
 
     def compile_now(current: tuple[Record, ...], previous: Compiled | None, entities_ready: bool) -> Compiled:
+        """Runs in a thread, and there alone; nothing it is given changes meanwhile."""
         snapshot, faults = compile_snapshot(
             current,
             now=clock.now(),
@@ -135,10 +149,8 @@ async def _compiling(
         current = records.all()
         entities_ready = records.delivered.issuperset(ENTITY_TYPES)
         try:
-            if sum(len(record.data.value) for record in current if record.data) > THREAD_BYTES:
-                compiled = await asyncio.to_thread(compile_now, current, before, entities_ready)
-            else:
-                compiled = compile_now(current, before, entities_ready)
+            # In a thread, since it may take seconds and reads the files that routes name.
+            compiled = await asyncio.to_thread(compile_now, current, before, entities_ready)
         except ConfigRejected as rejected:
             reporter.rejected(rejected)
         else:

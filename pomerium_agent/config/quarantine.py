@@ -7,6 +7,7 @@ whose `from` cannot be read leaves no trace.
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pomerium_agent.config.order import SortKey, sort_key_of
 from pomerium_agent.config.routes import CheckedRoute
@@ -16,9 +17,15 @@ EVERYTHING = Match(MatchKind.PREFIX)
 
 
 def stand_in(checked: CheckedRoute, fault: Fault, accepted: Mapping[str, Route]) -> tuple[SortKey, Route] | None:
-    """The route to serve instead, and its place. `accepted` are the routes of the snapshot before."""
+    """The route to serve instead, and its place. `accepted` are the routes of the snapshot before.
+
+    An accepted version never stays more open than the faulty one was meant to be: whoever closed a route and
+    made a mistake elsewhere in it must not find it open.
+    """
     before = accepted.get(checked.id)
     if before is not None and not isinstance(before.action, Unavailable):
+        if before.public and not checked.public:
+            before = replace(before, public=False, key=_key("closed", before.key))
         return sort_key_of(before), before
     if checked.source is None or checked.place is None:
         return None
@@ -38,7 +45,7 @@ def unavailable(checked: CheckedRoute, source: Source, match: Match, fault: Faul
     parts = (identity, checked.record_id, source.url, match.kind.value, match.value, fault.id, checked.stat_name)
     return Route(
         id=identity,
-        key=hashlib.sha256("\0".join(("unavailable", *parts)).encode()).hexdigest()[:32],
+        key=_key("unavailable", *parts),
         record_id=checked.record_id,
         name=checked.name,
         stat_name=checked.stat_name,
@@ -47,3 +54,7 @@ def unavailable(checked: CheckedRoute, source: Source, match: Match, fault: Faul
         action=Unavailable(fault_id=fault.id),
         public=True,
     )
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -43,6 +43,7 @@ class CheckedRoute:
     digest: bytes  # of what the control plane sent, computed fields left out
     name: str
     stat_name: str
+    public: bool
     route: Route | None
     faults: tuple[Fault, ...]
     source: Source | None  # None: `from` is unusable, so the route has no place
@@ -144,6 +145,7 @@ def check_route(
         digest=hashlib.sha256(sent).digest(),
         name=route.name,
         stat_name=route.stat_name or route.name,
+        public=public,
         route=checked,
         faults=tuple(complaints.faults),
         source=source,

@@ -64,6 +64,20 @@ def test_the_last_accepted_version_of_a_route_stays() -> None:
     assert still.routes == before.routes
 
 
+def test_an_accepted_version_that_stays_is_never_more_open_than_the_new_one_was_meant_to_be() -> None:
+    before, _ = compiled(config("c", route(id="r", allow_public_unauthenticated_access=True)))
+
+    still_open, _ = compiled(
+        config("c", route(id="r", allow_public_unauthenticated_access=True, timeout="-5s")), previous=before
+    )
+    closed, _ = compiled(config("c", route(id="r", timeout="-5s")), previous=before)
+
+    assert still_open.routes == before.routes
+    assert [r.public for r in closed.routes] == [False]
+    assert closed.routes[0].key != before.routes[0].key
+    assert closed.routes[0].action == before.routes[0].action
+
+
 def test_what_stood_in_for_a_route_is_no_accepted_version() -> None:
     before, _ = compiled(config("c", route(id="r", timeout="-5s")))
 
