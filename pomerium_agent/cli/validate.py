@@ -19,18 +19,19 @@ def validate(
     from datetime import UTC, datetime
 
     from pomerium_agent.console.apply import check_file
-    from pomerium_agent.console.complaints import FileRefused
     from pomerium_agent.console.core_config import read_core_config
 
     core = read_core_config(file)
-    complaints = sorted(check_file(core, None, datetime.now(UTC)))
+    complaints = sorted({*core.complaints, *check_file(core, None, datetime.now(UTC))})
     refused = [each for each in complaints if not each.warning]
     if as_json:
-        print(json.dumps({"file": str(file), "valid": not refused, "complaints": [c.to_json() for c in complaints]}))
+        found = [each.to_json() for each in complaints]
+        print(json.dumps({"file": str(file), "valid": not refused, "complaints": found}, indent=2))
         raise typer.Exit(2 if refused else 0)
-    if refused:
-        raise FileRefused(complaints)
     for each in complaints:
-        print(f"warning: {each}", file=sys.stderr)
+        print(f"{'warning: ' if each.warning else ''}{each}", file=sys.stderr)
+    if refused:
+        print(f"{file}: {len(refused)} thing{'' if len(refused) == 1 else 's'} to correct", file=sys.stderr)
+        raise typer.Exit(2)
     count = len(core.config.routes)
     print(f"{file}: {count} route{'' if count == 1 else 's'}, nothing is wrong")
