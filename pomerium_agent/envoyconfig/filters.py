@@ -5,6 +5,7 @@ build adds are left out. A public route switches ext_authz off for itself, so it
 """
 
 from datetime import timedelta
+from functools import cache
 from importlib.resources import files
 
 from google.protobuf.message import Message
@@ -73,9 +74,14 @@ def _filter(name: str, config: Message) -> hcm_pb2.HttpFilter:
 
 
 def _build_lua(script: str) -> lua_pb2.Lua:
-    source = files("pomerium_agent.envoyconfig").joinpath("lua", script).read_text("utf-8")
     # Nothing these scripts touch decides which route a request takes.
-    return lua_pb2.Lua(default_source_code=text(source), clear_route_cache={"value": False})
+    return lua_pb2.Lua(default_source_code=text(_script(script)), clear_route_cache={"value": False})
+
+
+@cache
+def _script(name: str) -> str:
+    """A script that is part of this package, read once like a module."""
+    return files("pomerium_agent.envoyconfig").joinpath("lua", name).read_text("utf-8")
 
 
 def _build_ext_authz(timeout: timedelta) -> ext_authz_pb2.ExtAuthz:
