@@ -27,7 +27,7 @@ ODD: list[dict[str, Any]] = [
     {"from_": "https://[2001:db8::1]:8443"},
     {"from_": "https://*.a-*.example.com"},
     {"from_": "https://*"},
-    {"to": ["http://[::1]:80", "https://a.internal", "https://10.0.0.1,"[:-1]]},
+    {"to": ["http://[::1]:80", "https://a.internal", "https://10.0.0.1"]},
     {"to": ["h2c://a", "http://b"]},
     {"to": ["unix:///run/app.sock", "https+unix:///run/b.sock"]},
     {"to": ["http://a,4294967294", "http://b,1"]},
