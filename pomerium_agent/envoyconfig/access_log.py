@@ -15,7 +15,7 @@ from pomerium_agent.pb.envoy.extensions.formatter.req_without_query.v3 import re
 from pomerium_agent.pb.envoy.type.matcher.v3 import regex_pb2, string_pb2
 
 _FIELDS = {
-    "authority": "%REQ(:AUTHORITY)%",
+    "authority": "%REQ(X-ENVOY-ORIGINAL-HOST?:AUTHORITY)%",
     "client-certificate": "%DOWNSTREAM_PEER_FINGERPRINT_256%",
     "cluster-stat-name": f"%METADATA(CLUSTER:{STAT_NAME_METADATA}:stat_name)%",
     "duration": "%DURATION%",

@@ -6,9 +6,11 @@ NODE = "pomerium"
 ADS_CLUSTER = "pomerium-control-plane-grpc"
 _TYPE = "type.googleapis.com/"
 _UNLIMITED = 4294967295
-# Our words for levels, and Envoy's (routes 1.7, field 4).
+# Our words for levels, and Envoy's (routes 1.7, field 4). What Envoy tells at "info" is for whoever debugs Envoy
+# at our "info" it only warns. The access log does not depend on this.
 _LOG_LEVELS = {
-    "": "info",
+    "": "warning",
+    "info": "warning",
     "warn": "warning",
     "fatal": "critical",
     "panic": "critical",

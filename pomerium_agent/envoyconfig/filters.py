@@ -48,13 +48,17 @@ def build_router() -> hcm_pb2.HttpFilter:
     return _filter("envoy.filters.http.router", router_pb2.Router())
 
 
+# Envoy's own notes of what a rewrite changed. The access log reads them, so a client must not write them.
+ORIGINALS = ("x-envoy-original-host", "x-envoy-original-path")
+
+
 def build_early_mutation() -> extension_pb2.TypedExtensionConfig:
     """What a client may never send in, taken off before anything looks at the request (R-11, authorize 24).
 
     Only names that belong to us alone; identity headers that another of our replicas may have signed pass,
     and are judged per route.
     """
-    exact = sorted((*REPROXY_HEADERS, ROUTING_KEY, "x-pomerium-set-cookie"))
+    exact = sorted((*REPROXY_HEADERS, ROUTING_KEY, "x-pomerium-set-cookie", *ORIGINALS))
     mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in exact]
     mutations.append(
         mutation_rules_pb2.HeaderMutation(

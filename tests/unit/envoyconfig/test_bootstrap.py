@@ -47,3 +47,9 @@ def test_workers_are_left_to_envoy_unless_somebody_counts_them() -> None:
 @pytest.mark.parametrize("level", ["", *LOG_LEVELS, "warning", "critical", "off", "none"])
 def test_every_level_has_a_name_that_envoy_knows(level: str) -> None:
     assert envoy_log_level(level) in ("trace", "debug", "info", "warning", "error", "critical", "off")
+
+
+def test_what_envoy_tells_about_itself_is_for_debugging() -> None:
+    """R-23: Envoy's info is our debug."""
+    assert envoy_log_level("info") == "warning"
+    assert envoy_log_level("debug") == "debug"
