@@ -1,0 +1,1 @@
+"""Pomerium Policy Language: parse it, decide by it. Pure."""

@@ -1,0 +1,1 @@
+"""Who is signed in, as this replica knows it from the records."""
