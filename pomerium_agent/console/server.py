@@ -162,8 +162,15 @@ async def _serve_http(api: ClusterApi, options: ServeOptions, tls: "_Tls | None"
 async def _serve_grpc(
     connect: ConnectService, receiver: Receiver, options: ServeOptions, tls: "_Tls | None"
 ) -> AsyncIterator[int]:
-    # Without this option a second console could take half of the connections of the first unnoticed.
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.keepalive_permit_without_calls", 1)))
+    server = grpc.aio.server(
+        options=(
+            # With it, a second console could take half of the connections of the first unnoticed.
+            ("grpc.so_reuseport", 0),
+            # Replicas ping once a minute (zero link 6); left to itself, gRPC hangs up on who pings an idle stream.
+            ("grpc.http2.max_ping_strikes", 0),
+            ("grpc.keepalive_permit_without_calls", 1),
+        )
+    )
     connect_pb2_grpc.add_ConnectServicer_to_server(connect, server)
     server.add_generic_rpc_handlers(receiver.handlers())
     host, port = _split("--grpc-address", options.grpc_address)

@@ -1,11 +1,13 @@
 """The Connect stream over real gRPC: told at once, ended in time, and never for the wrong cluster."""
 
 import asyncio
+import struct
 from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from yarl import URL
 
 from pomerium_agent.console.clusters import create_cluster, rotate_token, set_storage
 from pomerium_agent.console.control import ask, poke
@@ -15,6 +17,7 @@ from pomerium_agent.pb.pomerium import connect_pb2, connect_pb2_grpc
 from tests.fakes.clock import ManualClock
 from tests.fakes.console import NOW, QUICKSTART, Visit, visited_console
 
+HTTP2_FRAME = struct.Struct(">BHBBI")  # length in two parts, type, flags, stream
 Call = grpc.aio.UnaryStreamCall[connect_pb2.SubscribeRequest, connect_pb2.Message]
 
 
@@ -44,6 +47,25 @@ async def test_a_poke_reaches_a_replica_within_moments(tmp_path: Path) -> None:
         await poked(visit)
 
         assert (await next_message(call)).config_updated.changeset_version == 2
+
+
+async def test_a_replica_may_ping_while_nothing_is_said(tmp_path: Path) -> None:
+    """Zero link 6: replicas do, once a minute. A gRPC server left to itself hangs up on the fourth ping."""
+    pings = [HTTP2_FRAME.pack(0, 8, 6, 0, 0) + number.to_bytes(8, "big") for number in range(10)]
+    async with visited_console(tmp_path) as visit, asyncio.timeout(5):
+        address = URL(visit.console.connect)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_FRAME.pack(0, 0, 4, 0, 0) + b"".join(pings))
+
+        answered = 0
+        while answered < len(pings):
+            _, length, kind, flags, _ = HTTP2_FRAME.unpack(await reader.readexactly(HTTP2_FRAME.size))
+            body = await reader.readexactly(length)
+            assert kind != 7, body  # GOAWAY
+            answered += (kind, flags) == (6, 1)
+
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_new_bootstrap_is_told_to_every_replica(tmp_path: Path) -> None:
