@@ -100,7 +100,8 @@ async def running_envoy(resources: EnvoyResources, directory: Path) -> AsyncIter
     """Start Envoy with `resources` and wait until it serves; stop it on the way out, with its access log written."""
     bootstrap = directory / "bootstrap.json"
     bootstrap.write_text(json.dumps(static_bootstrap(resources, directory)))
-    argv = envoy_arguments(envoy_binary(None), bootstrap, concurrency=1, log_level="info")
+    argv = envoy_arguments(envoy_binary(None), bootstrap, concurrency=1)
+    argv[argv.index("--log-level") + 1] = "info"  # where it says that its workers start
     envoy = StaticEnvoy(directory)
     with envoy.out.open("wb") as out:
         process = await asyncio.create_subprocess_exec(*argv, stdout=out, stderr=asyncio.subprocess.PIPE, limit=1 << 20)
