@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from pomerium_agent.demo.playground import free_port
+from pomerium_agent.demo.processes import stop
 from pomerium_agent.envoy.binary import envoy_binary
 
 TYPE = "type.googleapis.com/"
@@ -35,8 +36,7 @@ async def run_envoy(directory: Path, name: str, resources: Mapping[str, object])
     try:
         yield process.pid
     finally:
-        process.terminate()
-        await process.wait()
+        await stop(process)
 
 
 async def until_listening(port: int) -> None:

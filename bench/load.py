@@ -5,13 +5,12 @@ generator, taken in turn, do. CPU time per request comes from the kernel's accou
 """
 
 import asyncio
-import os
 import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TICKS = os.sysconf("SC_CLK_TCK")
+from bench.kernel import cpu_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +22,6 @@ class Measured:
     p99: float
     cpu_us: float
     failures: int
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, all its threads."""
-    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123  # a kernel file
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def memory_mb(pid: int) -> float:
-    """Resident memory of a process, in MB."""
-    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123  # a kernel file
-        for line in file:
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-    raise ProcessLookupError(f"process {pid} is gone")
 
 
 async def measure(

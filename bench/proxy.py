@@ -1,7 +1,6 @@
 """Envoy alone against Envoy as we configure it: what our filters and settings cost a public request."""
 
-import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,19 +11,16 @@ from cryptography.x509.oid import NameOID
 
 from bench.envoys import run_bare, run_upstream
 from bench.load import Measured, measure, median
+from bench.probe import trusting
+from bench.report import Cell, Column, Section
 from pomerium_agent.demo.playground import open_cluster
 
-ROUNDS = 5
-SECONDS = 2.0
 CONNECTIONS = 16
 
 
-async def bench_proxy(directory: Path) -> list[str]:
-    """Lines of the report. Rounds are taken in turn, so that a slow minute of the machine hits both."""
+async def bench_proxy(directory: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> Section:
+    """Rounds are taken in turn, so that a slow minute of the machine hits both."""
     tls = throw_away_certificate()
-    trusting = ssl.create_default_context()
-    trusting.check_hostname = False
-    trusting.verify_mode = ssl.CERT_NONE
     async with (
         run_upstream(directory) as upstream,
         run_bare(directory, upstream, tls) as (bare_port, bare_pid),
@@ -43,35 +39,48 @@ routes:
             host = f"hello.{cluster.domain}"
             bare: list[Measured] = []
             ours: list[Measured] = []
-            for _ in range(ROUNDS):
+            for number in range(rounds):
+                say(f"round {number + 1} of {rounds}")
                 for port, watched, into in ((bare_port, bare_pid, bare), (replica.port, pid, ours)):
                     into.append(
                         await measure(
-                            port, host, trusting, seconds=SECONDS, connections=CONNECTIONS, watched_pid=watched
+                            port, host, trusting(), seconds=seconds, connections=CONNECTIONS, watched_pid=watched
                         )
                     )
-    return _report(bare, ours)
+    return _section(bare, ours)
 
 
-def _report(bare: list[Measured], ours: list[Measured]) -> list[str]:
-    def row(name: str, runs: list[Measured]) -> str:
-        return (
-            f"{name:<24}{median([r.rate for r in runs]):>10.0f}{median([r.p50 for r in runs]):>10.2f}"
-            f"{median([r.p99 for r in runs]):>10.2f}{median([r.cpu_us for r in runs]):>14.0f}"
-            f"{sum(r.failures for r in runs):>10}"
-        )
+def _section(bare: Sequence[Measured], ours: Sequence[Measured]) -> Section:
+    def row(name: str, runs: Sequence[Measured]) -> list[Cell]:
+        middles = [median([getattr(run, of) for run in runs]) for of in ("rate", "p50", "p99", "cpu_us")]
+        return [name, *middles, sum(run.failures for run in runs)]
 
     def ratio(of: str) -> float:
+        """Round by round, then the middle one: what slowed a whole round down cancels out."""
         return median([getattr(o, of) / getattr(b, of) for o, b in zip(ours, bare, strict=True)])
 
-    return [
-        f"{'':<24}{'req/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'envoy µs/req':>14}{'failed':>10}",
-        row("envoy alone", bare),
-        row("through our listener", ours),
-        f"{'ratio, round by round':<24}{ratio('rate'):>10.2f}{ratio('p50'):>10.2f}{ratio('p99'):>10.2f}"
-        f"{ratio('cpu_us'):>14.2f}",
-        "The generator shares two cores with Envoy: read the ratio of envoy µs/req, which does not depend on it.",
-    ]
+    return Section(
+        name="proxy",
+        title=f"a public route, TLS in front, {CONNECTIONS} connections: envoy alone and as we configure it",
+        columns=(
+            Column("", ""),
+            Column("req/s", ".0f"),
+            Column("p50 ms", ".2f"),
+            Column("p99 ms", ".2f"),
+            Column("envoy µs/req", ".0f"),
+            Column("failed", "d"),
+        ),
+        rows=[row("envoy alone", bare), row("through our listener", ours)],
+        ratios={
+            "requests per second, ours/alone": ratio("rate"),
+            "p50, ours/alone": ratio("p50"),
+            "p99, ours/alone": ratio("p99"),
+            "envoy CPU per request, ours/alone": ratio("cpu_us"),
+        },
+        notes=(
+            "the generator shares the cores with envoy: the CPU per request does not depend on that, the rest does.",
+        ),
+    )
 
 
 def throw_away_certificate() -> Mapping[str, str]:
