@@ -121,10 +121,15 @@ class ClusterApi:
         self, operation: _Operation, headers: dict[str, str], body: object, timeout: aiohttp.ClientTimeout
     ) -> _Answer:
         url = URL(self._base + operation.path, encoded=True)
-        proxy, proxy_auth = proxy_for(url)
         try:
             async with self._session.request(
-                operation.method, url, headers=headers, json=body, timeout=timeout, proxy=proxy, proxy_auth=proxy_auth
+                operation.method,
+                url,
+                headers=headers,
+                json=body,
+                timeout=timeout,
+                proxy=proxy_for(url),
+                allow_redirects=body is None,  # a body is the cluster token, which goes where we were told to send it
             ) as response:
                 return _Answer(response.status, response.headers, await read_at_most(response, MAX_ANSWER_BYTES))
         except TimeoutError:

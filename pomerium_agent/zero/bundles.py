@@ -168,14 +168,12 @@ class Downloader:
         name = f"{method} {bare_url(ticket.url)}"
         try:
             url = URL(ticket.url, encoded=True)  # to the letter: the signature covers it
-            proxy, proxy_auth = proxy_for(url)
             async with self._session.request(
                 method,
                 url,
                 headers=headers,
                 timeout=self._timeout,
-                proxy=proxy,
-                proxy_auth=proxy_auth,
+                proxy=proxy_for(url),
                 allow_redirects=True,
             ) as response:
                 yield response

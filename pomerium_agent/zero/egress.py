@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.request import getproxies_environment, proxy_bypass
 
-import aiohttp
 import certifi
 from yarl import URL
 
@@ -44,8 +43,8 @@ def trusted_roots(environ: Mapping[str, str] | None = None) -> bytes:
 def tls_context(roots: bytes) -> ssl.SSLContext:
     """TLS 1.2 or newer, trusting `roots` and nothing else."""
     try:
-        context = ssl.create_default_context(cadata=roots.decode("ascii", "ignore"))
-    except ssl.SSLError as error:
+        context = ssl.create_default_context(cadata=roots.decode("ascii", "ignore") or "none")
+    except (ssl.SSLError, ValueError) as error:
         raise SettingsError(f"the trusted root certificates cannot be read: {error}; check SSL_CERT_FILE") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
@@ -64,11 +63,7 @@ def proxy_url(scheme: str, host: str, port: int) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def proxy_for(url: URL) -> tuple[URL | None, aiohttp.BasicAuth | None]:
-    """The proxy for an HTTP request, and the credentials it wants."""
+def proxy_for(url: URL) -> URL | None:
+    """The proxy for an HTTP request; the credentials it wants stand in its URL."""
     found = proxy_url(url.scheme, url.host or "", url.port or 0)
-    if found is None:
-        return None, None
-    proxy = URL(found)
-    auth = aiohttp.BasicAuth(proxy.user, proxy.password or "") if proxy.user else None
-    return proxy.with_user(None), auth
+    return URL(found) if found is not None else None

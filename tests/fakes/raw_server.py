@@ -29,7 +29,7 @@ async def serve_raw(handle: Handler) -> AsyncIterator[int]:
         server.close()
         for task in handlers:
             task.cancel()
-        await asyncio.gather(*handlers)
+        await asyncio.gather(*handlers, return_exceptions=True)
 
 
 async def swallow(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:

@@ -147,6 +147,17 @@ async def test_a_bearer_that_is_refused_is_dropped_and_the_next_call_exchanges_a
     ]  # fmt: skip
 
 
+async def test_the_cluster_token_does_not_follow_a_redirect() -> None:
+    async with serve_control_plane() as plane, serve_control_plane() as elsewhere, open_api(plane) as api:
+        there = f"{elsewhere.http_url}/v1/exchangeToken"
+        plane.script("exchangeToken", Say(status=307, content_type=None, headers={"Location": there}))
+
+        with pytest.raises(ControlPlaneUnavailable, match="unexpected response: 307"):
+            await api.bootstrap()
+
+    assert elsewhere.seen == []
+
+
 async def test_the_response_id_is_part_of_the_message() -> None:
     """Z-13."""
     async with serve_control_plane() as plane, open_api(plane) as api:

@@ -12,6 +12,7 @@ import pytest
 
 from pomerium_agent.databroker.storage import storage_kind
 from pomerium_agent.errors import ConfigRejected, Refused
+from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.zero.answers import BootstrapConfig
@@ -57,7 +58,7 @@ async def house(writeback: Writeback | None = None) -> AsyncIterator[House]:
 @asynccontextmanager
 async def running(at: House) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(at.loop.run())
+        task = group.create_task(at.loop.run(Backoff(factor=2.0, jitter=0)))
         yield
         task.cancel()
 
@@ -111,15 +112,15 @@ async def test_a_failure_is_tried_again_with_growing_waits_and_a_nudge_tries_at_
         at.plane.always("bootstrap", html())
         async with running(at):
             await at.fetched(1)
-            await at.clock.advance(0.75)
+            await at.clock.advance(0.5)
             await at.fetched(2)
-            await at.clock.advance(0.4)
+            await at.clock.advance(0.9)
             await at.fetched(2)
 
             at.flag.put_up()
             await at.fetched(3)
             at.plane.always("bootstrap", None)
-            await at.clock.advance(0.75)
+            await at.clock.advance(0.5)
             await at.fetched(4)
 
         assert at.loop.current.value is not None

@@ -1,5 +1,6 @@
 """Keeping the bootstrap config in a Kubernetes secret, against a real API server that knows one verb."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,8 +36,10 @@ class ApiServer:
             return web.json_response({"kind": "Status", "message": "Unauthorized"}, status=401)
         return web.json_response({"kind": "Status", "message": "secrets is forbidden"}, status=self.status)
 
-    def open(self, uri: str = URI) -> Writeback:
-        writeback = open_writeback(uri, KEY, environ=self.environ, service_account=self.account)
+    async def open(self) -> Writeback:
+        writeback = await asyncio.to_thread(
+            open_writeback, URI, KEY, environ=self.environ, service_account=self.account
+        )
         assert writeback is not None
         return writeback
 
@@ -61,7 +64,7 @@ async def serve_api(folder: Path) -> AsyncIterator[ApiServer]:
 async def test_the_secret_is_applied_on_the_server_side(tmp_path: Path) -> None:
     """Z-27."""
     async with serve_api(tmp_path) as api:
-        await api.open().save(BOOTSTRAP)
+        await (await api.open()).save(BOOTSTRAP)
 
         ((request, body),) = api.seen
         assert request.method == "PATCH"
@@ -82,7 +85,7 @@ async def test_the_secret_is_applied_on_the_server_side(tmp_path: Path) -> None:
 async def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
     """W5."""
     async with serve_api(tmp_path) as api:
-        writeback = api.open()
+        writeback = await api.open()
         await writeback.save(BOOTSTRAP)
         await writeback.save(BOOTSTRAP)
 
@@ -92,7 +95,7 @@ async def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
 async def test_the_token_is_read_for_each_write(tmp_path: Path) -> None:
     """W6: projected tokens expire and are replaced."""
     async with serve_api(tmp_path) as api:
-        writeback = api.open()
+        writeback = await api.open()
         api.valid_token = "token-2"
         (tmp_path / "token").write_text("token-2")
 
@@ -104,7 +107,7 @@ async def test_the_token_is_read_for_each_write(tmp_path: Path) -> None:
 async def test_a_refused_token_is_read_once_more(tmp_path: Path) -> None:
     """W6."""
     async with serve_api(tmp_path) as api:
-        writeback = api.open()
+        writeback = await api.open()
         api.valid_token = "token-2"
 
         with pytest.raises(WritebackFailed, match="Kubernetes answered 401: Unauthorized"):
@@ -116,7 +119,7 @@ async def test_a_refused_token_is_read_once_more(tmp_path: Path) -> None:
 async def test_a_refusal_says_why_and_the_next_write_tries_again(tmp_path: Path) -> None:
     """Z-26, Z-27."""
     async with serve_api(tmp_path) as api:
-        writeback = api.open()
+        writeback = await api.open()
         api.status = 403
 
         with pytest.raises(WritebackFailed, match="my-namespace/my-secret: Kubernetes answered 403: secrets is forb"):
@@ -131,7 +134,7 @@ async def test_an_api_server_of_another_authority_is_not_trusted(tmp_path: Path)
         (tmp_path / "ca.crt").write_bytes(issue_for_loopback().authority)
 
         with pytest.raises(WritebackFailed, match="CERTIFICATE_VERIFY_FAILED"):
-            await api.open().save(BOOTSTRAP)
+            await (await api.open()).save(BOOTSTRAP)
 
     assert api.seen == []
 

@@ -14,7 +14,13 @@ from tests.fakes.clock import ManualClock
 from tests.fakes.control_plane import TOKEN, FakeControlPlane
 
 IMPATIENT = Patience(connect=1.0, read=0.1, total=0.3, exchange=0.3, download=0.3)
-IDENTITY = Identity(instance="instance-1", hostname="host-1", version="0.37.0+test", envoy_version="1.40.0")
+IDENTITY = Identity(
+    instance="instance-1",
+    hostname="host-1",
+    version="0.37.0+test",
+    envoy_version="1.40.0",
+    user_agent="pomerium-agent/test",
+)
 
 
 @asynccontextmanager
