@@ -50,6 +50,27 @@ def build_router() -> hcm_pb2.HttpFilter:
 
 # Envoy's own notes of what a rewrite changed. The access log reads them, so a client must not write them.
 ORIGINALS = ("x-envoy-original-host", "x-envoy-original-path")
+# What steers Envoy's router. Envoy takes these off requests from outside, and believes whoever has a private address,
+# which is everybody behind a load balancer.
+STEERING = (
+    "x-envoy-decorator-operation",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-ip-tags",
+    "x-envoy-is-timeout-retry",
+    "x-envoy-max-retries",
+    "x-envoy-original-url",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-stream-duration-ms",
+)
 
 
 def build_early_mutation() -> extension_pb2.TypedExtensionConfig:
@@ -58,7 +79,7 @@ def build_early_mutation() -> extension_pb2.TypedExtensionConfig:
     Only names that belong to us alone; identity headers that another of our replicas may have signed pass,
     and are judged per route.
     """
-    exact = sorted((*REPROXY_HEADERS, ROUTING_KEY, "x-pomerium-set-cookie", *ORIGINALS))
+    exact = sorted((*REPROXY_HEADERS, ROUTING_KEY, "x-pomerium-set-cookie", *ORIGINALS, *STEERING))
     mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in exact]
     mutations.append(
         mutation_rules_pb2.HeaderMutation(

@@ -70,14 +70,17 @@ def has_port(host: str) -> bool:
 
 
 def authority_regexes(source: Source, *, any_port: bool) -> tuple[str, ...]:
-    """What the Host header of a wildcard `from` must look like, one expression per route to be made (routes 3.6)."""
+    """What the Host header of a wildcard `from` must look like, one expression per route to be made (routes 3.6).
+
+    In any case, as Envoy matches all other hosts: a stricter wildcard must not be passed by in capital letters.
+    """
     literal = "".join("(.*)" if c == "*" else f"\\{c}" if c in _REGEX_SPECIAL else c for c in source.host)
     default = default_port(source)
     if source.port not in (None, default):
-        return (f"^{literal}:{source.port}$",)
+        return (f"(?i)^{literal}:{source.port}$",)
     if any_port:
-        return (rf"^{literal}(:(.+))?$",)
-    return (f"^{literal}$", f"^{literal}:{default}$")
+        return (rf"(?i)^{literal}(:(.+))?$",)
+    return (f"(?i)^{literal}$", f"(?i)^{literal}:{default}$")
 
 
 def literal_length(source: Source) -> int:

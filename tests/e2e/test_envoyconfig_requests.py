@@ -239,6 +239,46 @@ async def test_routes_match_in_order_and_answers_are_what_was_configured(
         assert headers["x-frame-options"] == "SAMEORIGIN"
 
 
+@pytest.mark.parametrize("host", ["a.z.example.com", "a.Z.example.com", "A.z.EXAMPLE.com:8443"])
+async def test_no_spelling_of_a_host_leads_past_a_closed_wildcard_to_an_open_one(
+    host: str, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """Routes 3.6: hosts have no case, so neither have the expressions that stand for them."""
+    async with serving_echo() as echo:
+        routes = [
+            route("closed", "https://*.z.example.com", forward(echo.url)),
+            public(echo, id="open", url="https://*.example.com"),
+        ]
+        async with door(routes, tmp_path, free_port()) as visitor:
+            status, _, _ = await visitor.ask(host=host)
+
+    assert status == 503
+    assert not echo.seen
+
+
+async def test_nobody_steers_envoy_by_header_not_even_from_a_private_address(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """R-11: behind a load balancer every visitor has a private address, which Envoy would trust."""
+    sent = {
+        "x-envoy-upstream-alt-stat-name": "steered",
+        "x-envoy-upstream-rq-timeout-ms": "1",
+        "x-envoy-retry-on": "5xx",
+        "x-envoy-max-retries": "50",
+        "x-envoy-decorator-operation": "steered",
+        "x-envoy-force-trace": "true",
+    }
+    async with serving_echo() as echo, door([public(echo)], tmp_path, free_port()) as visitor:
+        status, _, _ = await visitor.ask(headers=sent)
+        stats = await visitor.envoy.ask_admin("/stats?filter=steered")
+
+    seen = echo.last_headers()
+    assert status == 200
+    assert seen["x-envoy-expected-rq-timeout-ms"] == ["30000"]
+    assert not sent.keys() & seen.keys()
+    assert stats.strip() == ""
+
+
 async def test_paths_and_hosts_are_rewritten(tmp_path: Path, free_port: Callable[[], int]) -> None:
     """Routes 4.2."""
     async with serving_echo() as echo:

@@ -50,11 +50,11 @@ def test_targets_behind_a_shared_front_host_are_the_names() -> None:
 @pytest.mark.parametrize(
     ("url", "any_port", "expected"),
     [
-        ("https://*.apps.example.com", True, (r"^(.*)\.apps\.example\.com(:(.+))?$",)),
-        ("https://*.x:443", True, (r"^(.*)\.x(:(.+))?$",)),
-        ("https://a-*.x:8443", True, (r"^a-(.*)\.x:8443$",)),
-        ("https://*.x", False, (r"^(.*)\.x$", r"^(.*)\.x:443$")),
-        ("http://*", False, (r"^(.*)$", r"^(.*):80$")),
+        ("https://*.apps.example.com", True, (r"(?i)^(.*)\.apps\.example\.com(:(.+))?$",)),
+        ("https://*.x:443", True, (r"(?i)^(.*)\.x(:(.+))?$",)),
+        ("https://a-*.x:8443", True, (r"(?i)^a-(.*)\.x:8443$",)),
+        ("https://*.x", False, (r"(?i)^(.*)\.x$", r"(?i)^(.*)\.x:443$")),
+        ("http://*", False, (r"(?i)^(.*)$", r"(?i)^(.*):80$")),
     ],
 )
 def test_a_wildcard_is_an_expression_over_the_host_header(url: str, any_port: bool, expected: tuple[str, ...]) -> None:
@@ -66,6 +66,12 @@ def test_a_dot_in_a_wildcard_host_is_a_dot() -> None:
 
     assert re.fullmatch(expression, "a.b.example.com:8443")
     assert not re.fullmatch(expression, "a.examplexcom")
+
+
+def test_a_wildcard_matches_a_host_in_any_spelling() -> None:
+    [expression] = authority_regexes(source("https://*.example.com"), any_port=True)
+
+    assert re.fullmatch(expression, "A.Example.COM")
 
 
 def test_domains_are_unique_by_construction() -> None:
