@@ -8,12 +8,13 @@ from pomerium_agent.config.compile import compile_snapshot
 from pomerium_agent.config.snapshot import Fault
 from pomerium_agent.console.bundle import build_records
 from pomerium_agent.console.clusters import publish
-from pomerium_agent.console.complaints import Complaint, FileRefused
+from pomerium_agent.console.complaints import FileRefused
 from pomerium_agent.console.core_config import CoreConfig, read_core_config
 from pomerium_agent.console.diff import Changes, diff
 from pomerium_agent.console.store import Cluster, Conflict, KeyedCertificate, Store
 from pomerium_agent.errors import ConfigRejected, SettingsError
 from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.policy.complaints import Complaint
 
 ATTEMPTS = 5
 

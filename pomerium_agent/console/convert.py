@@ -14,9 +14,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct
 
-from pomerium_agent.console.complaints import Complaint, did_you_mean
-from pomerium_agent.console.yaml_marks import Mapping, Marked, Plain, Scalar, Sequence, to_plain
 from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.policy.complaints import Complaint, did_you_mean
+from pomerium_agent.policy.yaml_marks import Mapping, Marked, Plain, Scalar, Sequence, to_plain
 
 # How one key of one message is read when its name and type do not say it: the message, everything beside
 # the key, the value, and its path.

@@ -5,11 +5,11 @@ from collections.abc import Mapping as MappingView
 from dataclasses import dataclass
 from pathlib import Path
 
-from pomerium_agent.console.complaints import Complaint
 from pomerium_agent.console.convert import Converter
 from pomerium_agent.console.core_keys import pairs, specials
-from pomerium_agent.console.yaml_marks import Mapping, Marked, Scalar, read_yaml
 from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.policy.complaints import Complaint
+from pomerium_agent.policy.yaml_marks import Mapping, Marked, Scalar, read_yaml
 
 ID_DIGITS = 16
 

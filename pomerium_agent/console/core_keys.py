@@ -9,10 +9,10 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
-from pomerium_agent.console.complaints import did_you_mean
 from pomerium_agent.console.convert import Converter, Special, field_named
-from pomerium_agent.console.yaml_marks import Mapping, Marked, Scalar, Sequence
 from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.policy.complaints import did_you_mean
+from pomerium_agent.policy.yaml_marks import Mapping, Marked, Scalar, Sequence
 
 MAX_FILE_BYTES = 1024 * 1024
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pomerium_agent.console.yaml_marks import Mapping, read_yaml, to_plain
+from pomerium_agent.policy.yaml_marks import POLICY, Mapping, read_yaml, to_plain
 
 
 def plain(text: str) -> object:
@@ -130,3 +130,64 @@ def test_a_time_in_a_policy_is_written_out(word: str, text: str) -> None:
 
     assert found is not None
     assert to_plain(found, timestamps=True) == {"key": text}
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "{a: " * 200_000, "- " * 200_000, "? " * 200_000])
+def test_a_file_of_brackets_is_refused_and_does_not_overrun_the_stack(text: str) -> None:
+    found, complaints = read_yaml(text, "config.yaml")
+
+    assert found is None
+    assert complaints
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("no", "no"),
+        ("y", "y"),
+        ("2:20:00", "2:20:00"),
+        ("16:30", "16:30"),
+        ("TRUE", True),
+        ("123", 123),
+        ("1.5", 1.5),
+        ("014", 12),
+        ("1_000", 1000),
+        ("0b11", 3),
+        ("2020-01-02", "2020-01-02T00:00:00Z"),
+        ("2020-01-02T16:20:00Z", "2020-01-02T16:20:00Z"),
+        ("2020-01-02T16:20:00", "2020-01-02T16:20:00"),
+        ("2020-02-30", "2020-02-30"),
+    ],
+)
+def test_a_word_in_a_policy_means_what_the_reference_reads(word: str, value: object) -> None:
+    """P-2, policy 2.1."""
+    found, complaints = read_yaml(f"[{word}]", "policy", POLICY)
+
+    assert complaints == []
+    assert found is not None
+    assert to_plain(found, timestamps=True) == [value]
+
+
+def test_a_policy_is_the_first_document_only() -> None:
+    """Policy 2.1."""
+    found, complaints = read_yaml("a: 1\n---\n{{{", "policy", POLICY)
+
+    assert complaints == []
+    assert found is not None
+    assert to_plain(found) == {"a": 1}
+
+
+@pytest.mark.parametrize("key", ["1", "true", "~", "1.5", "2020-01-02", "[a]", "{a: b}"])
+def test_a_key_of_a_policy_is_a_text(key: str) -> None:
+    """P-1, policy 2.1."""
+    _, complaints = read_yaml(f"? {key}\n: x\n", "policy", POLICY)
+
+    assert [complaint.line for complaint in complaints] == [1]
+
+
+def test_an_alias_means_what_its_anchor_holds() -> None:
+    assert plain("a: &x [1, &y {k: v}]\nb: *x\nc: *y\n") == {
+        "a": [1, {"k": "v"}],
+        "b": [1, {"k": "v"}],
+        "c": {"k": "v"},
+    }
