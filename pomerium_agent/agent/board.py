@@ -37,6 +37,7 @@ class Board:
             "ready": self.ready,
             "config": {
                 "in_force": self.in_force.value,
+                "resumed": self.resumed,
                 "offered": compiled.snapshot.digest if compiled else "",
                 "routes": len(compiled.snapshot.routes) if compiled else 0,
                 "faults": [
@@ -66,5 +67,13 @@ class Board:
 
     @property
     def ready(self) -> bool:
-        """Whether visitors are served: a configuration is in force. Losing the control plane does not change it."""
-        return bool(self.in_force.value)
+        """Whether visitors are served: a configuration is in force, be it one that an agent before us gave Envoy.
+
+        Losing the control plane does not change it.
+        """
+        return bool(self.in_force.value) or self.resumed
+
+    @property
+    def resumed(self) -> bool:
+        """Whether Envoy serves what an agent before us gave it, and we have offered nothing yet."""
+        return self.offered is None and self.ads is not None and self.ads.resumed

@@ -18,8 +18,8 @@ from pomerium_agent.authenticate import serve_pages
 from pomerium_agent.authorize import check, serve_authorize
 from pomerium_agent.config import Compiled, open_config
 from pomerium_agent.databroker import open_databroker
-from pomerium_agent.envoy.admin import open_admin
-from pomerium_agent.envoy.ads_server import serve_ads
+from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
+from pomerium_agent.envoy.ads_server import AdsServer, serve_ads
 from pomerium_agent.envoy.binary import envoy_binary
 from pomerium_agent.envoyconfig import LocalAddresses, build_bootstrap, envoy_arguments
 from pomerium_agent.runtime.clock import Clock, SystemClock
@@ -67,14 +67,17 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
         async with (
             open_databroker(bootstrap.storage_connection, clock, health) as databroker,
             run_jobs(link, databroker),
-            open_config(
-                databroker, clock=clock, health=health, local=settings.local, secret=bootstrap.shared_secret
-            ) as config,
             serve_authorize(sockets["authorize"], check),
             serve_pages(sockets["pages"], signing_key=link.secrets.signing_key),
-            _run_envoy(settings, config, board, keeper, clock),
+            _run_envoy(settings, board, keeper, clock) as (ads, admin),
         ):
-            await asyncio.Event().wait()  # until cancelled
+            # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
+            # an Envoy that we adopted keeps what an agent before us gave it.
+            await _until(link.filled)
+            async with open_config(
+                databroker, clock=clock, health=health, local=settings.local, secret=bootstrap.shared_secret
+            ) as config:
+                await _feed_envoy(config, ads, admin, board, keeper, clock, settings.runtime_dir)
 
 
 async def _first_bootstrap(link: Link) -> BootstrapConfig:
@@ -86,35 +89,53 @@ async def _first_bootstrap(link: Link) -> BootstrapConfig:
     raise AssertionError("a Latest never ends")
 
 
+async def _until(claim: Latest[bool]) -> None:
+    """Return once it is true."""
+    async with aclosing(claim.follow()) as values:
+        async for true in values:
+            if true:
+                return
+
+
 @asynccontextmanager
 async def _run_envoy(
-    settings: Settings, config: Latest[Compiled | None], board: Board, keeper: KeeperLink, clock: Clock
-) -> AsyncIterator[None]:
-    """Feed Envoy, have the keeper start it (or adopt the one that runs), and tell the keeper when it serves."""
+    settings: Settings, board: Board, keeper: KeeperLink, clock: Clock
+) -> AsyncIterator[tuple[AdsServer, EnvoyAdmin]]:
+    """Have the keeper start Envoy, or adopt the one that runs, and be there when it asks for its configuration."""
     runtime = settings.runtime_dir
     admin_socket, ads_socket, bootstrap = runtime / "envoy-admin.sock", runtime / "ads.sock", runtime / "envoy.json"
-    local = LocalAddresses(
-        authorize_socket=str(runtime / "authorize.sock"),
-        pages_socket=str(runtime / "pages.sock"),
-        system_ca=trusted_roots().decode("ascii", "ignore"),
-        ipv6=await asyncio.to_thread(_ipv6_works),
-    )
     await asyncio.to_thread(_write_private, bootstrap, build_bootstrap(admin_socket, ads_socket))
     argv = envoy_arguments(
         envoy_binary(settings.envoy_path), bootstrap, concurrency=settings.local.concurrency, log_level="info"
     )
     async with serve_ads(ads_socket, clock) as ads, open_admin(admin_socket) as admin, asyncio.TaskGroup() as group:
         board.ads = ads
-        tasks = [
-            group.create_task(Feeder(config, ads, local, board).run(), name="feed-envoy"),
-            group.create_task(watch_envoy(admin, board.health, clock), name="watch-envoy"),
-            group.create_task(apply_log_level(config, admin, clock, "info"), name="envoy-log-level"),
-            group.create_task(_tell_ready(board, keeper), name="tell-ready"),
-        ]
         await keeper.start_envoy(argv, bootstrap)
-        yield
-        for task in tasks:
-            task.cancel()
+        watching = group.create_task(watch_envoy(admin, board.health, clock), name="watch-envoy")
+        yield ads, admin
+        watching.cancel()
+
+
+async def _feed_envoy(
+    config: Latest[Compiled | None],
+    ads: AdsServer,
+    admin: EnvoyAdmin,
+    board: Board,
+    keeper: KeeperLink,
+    clock: Clock,
+    runtime: Path,
+) -> None:
+    """Give Envoy each newest configuration until cancelled, and tell the keeper when it serves."""
+    local = LocalAddresses(
+        authorize_socket=str(runtime / "authorize.sock"),
+        pages_socket=str(runtime / "pages.sock"),
+        system_ca=trusted_roots().decode("ascii", "ignore"),
+        ipv6=await asyncio.to_thread(_ipv6_works),
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(Feeder(config, ads, local, board).run(), name="feed-envoy")
+        group.create_task(apply_log_level(config, admin, clock, "info"), name="envoy-log-level")
+        group.create_task(_tell_ready(board, keeper), name="tell-ready")
 
 
 async def _tell_ready(board: Board, keeper: KeeperLink) -> None:

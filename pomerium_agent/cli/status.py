@@ -40,16 +40,24 @@ def status(
     config, pids = found["config"], found["pids"]
     print(f"replica    {found['instance']}  version {found['version']}")
     print(f"processes  keeper {pids['keeper']}, agent {pids['agent']}, envoy {pids['envoy'] or 'not running'}")
-    print(f"console    {'connected' if found['connected'] else 'NOT connected; serving what is in force'}")
-    in_force = config["in_force"] or "nothing yet"
-    waiting = "" if config["offered"] == config["in_force"] else f" (envoy has not yet taken {config['offered']})"
-    print(f"config     {in_force}, {config['routes']} routes{waiting}")
+    print(f"console    {'connected' if found['connected'] else 'NOT connected'}")
+    print(f"config     {in_force(config)}")
     for fault in config["faults"]:
         word = "note" if fault["warning"] else "FAULT"
         print(f"{word:<10} {fault['subject']}: {fault['field']}: {fault['reason']}; {fault['remedy']} [{fault['id']}]")
     for name, report in found["statuses"].items():
         if report["error"]:
             print(f"check      {name}: {report['error']}")
+
+
+def in_force(config: dict[str, Any]) -> str:
+    """What visitors get, in a few words."""
+    if config["resumed"]:
+        return "what envoy had before this agent began; the control plane has not been heard since"
+    if not config["offered"]:
+        return "nothing yet; the control plane has not told what to serve"
+    waiting = "" if config["offered"] == config["in_force"] else f" (envoy has not yet taken {config['offered']})"
+    return f"{config['in_force'] or 'nothing yet'}, {config['routes']} routes{waiting}"
 
 
 def ask(control_socket: Path) -> dict[str, Any]:

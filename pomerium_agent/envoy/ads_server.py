@@ -42,6 +42,11 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         """How many responses, resources, acknowledgements and rejections there were, by type."""
         return dict(self._state.counters)
 
+    @property
+    def resumed(self) -> bool:
+        """Whether the Envoy that is connected came with what an agent before us gave it."""
+        return self._state.resumed
+
     async def retry_bind_failures(self, clock: Clock) -> None:
         """Offer listeners again that could not bind, every few seconds, for as long as there are any."""
         while True:

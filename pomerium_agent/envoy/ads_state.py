@@ -37,6 +37,7 @@ class AdsState:
 
     label: str = ""
     wanted: EnvoyResources | None = None
+    resumed: bool = False  # Envoy came with listeners that an agent before us gave it
     _rejected: dict[tuple[str, str], Rejection] = field(default_factory=dict)
     _accepted: dict[tuple[str, str], Resource] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)

@@ -72,6 +72,8 @@ class AdsStream:
             # Envoy resumes: what it still has under the same version need not be sent (envoy.md 4).
             mine.known.update(request.initial_resource_versions)
             mine.wildcard = not request.resource_names_subscribe
+            if url == LISTENER:
+                self._state.resumed = bool(request.initial_resource_versions)
         for name in request.resource_names_subscribe:
             if name == WILDCARD:
                 mine.wildcard = True
@@ -168,6 +170,7 @@ class AdsStream:
         kind = SHORT_NAMES[url]
         self._state.counters[f"{kind}_responses"] += 1
         self._state.counters[f"{kind}_sent"] += len(resources)
+        self._state.counters[f"{kind}_bytes"] += sum(len(item.body) for item in resources)
         self._state.counters[f"{kind}_removed"] += len(mine.flight.removed)
         return discovery_pb2.DeltaDiscoveryResponse(
             type_url=url,

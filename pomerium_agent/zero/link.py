@@ -40,12 +40,14 @@ class Link:
     """Our end of the line: what the rest of the agent may read, and what the jobs work with.
 
     `bootstrap` is None until the file or the API has told who we are (Z-8). `events` holds what the stream said.
+    `filled` is true once the jobs have brought the configuration into the databroker.
     """
 
     secrets: DerivedSecrets
     bootstrap: Latest[BootstrapConfig | None]
     connection: Latest[ConnectionState]
     events: Events
+    filled: Latest[bool]
     api: ClusterApi
     downloader: Downloader
     reporter: Reporter
@@ -63,7 +65,7 @@ async def open_link(
     Yields once the bootstrap file was tried (Z-22). Raises SettingsError for what cannot work on this machine;
     Refused comes out of the block, in an exception group, unless the settings say to serve on.
     """
-    identity = read_identity(instance)
+    identity = await asyncio.to_thread(read_identity, instance)
     secrets = derive_secrets(settings.token)
     roots = await asyncio.to_thread(trusted_roots)
     writeback = await asyncio.to_thread(open_writeback, settings.bootstrap_writeback, secrets.file_key)
@@ -80,6 +82,7 @@ async def open_link(
             bootstrap=bootstrap.current,
             connection=stream.connection,
             events=stream.events,
+            filled=Latest(False),
             api=api,
             downloader=Downloader(download_session, DownloadUrls(api, clock), identity, patience=patience),
             reporter=Reporter(settings.otel, identity, roots, api.tokens, health=health, clock=clock),
@@ -120,7 +123,9 @@ async def _run_leased_jobs(link: Link, backend: Backend) -> None:
     async def under(bootstrap: BootstrapConfig | None) -> None:
         if bootstrap is None:
             return
-        reconciler = Reconciler(link.api, link.downloader, backend, health=link.health, clock=link.clock)
+        reconciler = Reconciler(
+            link.api, link.downloader, backend, health=link.health, clock=link.clock, filled=link.filled
+        )
 
         async def reconcile() -> None:
             due = Schedule(link.connection, link.events.config_updated, clock=link.clock, on_disconnect=True)

@@ -10,6 +10,7 @@ from pomerium_agent.records import Record
 from pomerium_agent.runtime.backoff import Backoff, loop
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health, bundle_check
+from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.zero.api import ClusterApi
 from pomerium_agent.zero.bundles import CacheEntry, Downloaded, Downloader, Unchanged
 from pomerium_agent.zero.nudge import Schedule
@@ -34,17 +35,26 @@ class Reconciler:
     """Lists the bundles, fetches each, and applies it whole.
 
     A bundle that cannot be fetched or read changes nothing, is reported, and does not keep the others waiting
-    (Z-43). Refused leaves; all else is tried again.
+    (Z-43). Refused leaves; all else is tried again. `filled` becomes true once the databroker holds what the control
+    plane says, as far as it could be had in one round: from then on an empty databroker is an empty configuration.
     """
 
     def __init__(
-        self, api: ClusterApi, downloader: Downloader, backend: Backend, *, health: Health, clock: Clock
+        self,
+        api: ClusterApi,
+        downloader: Downloader,
+        backend: Backend,
+        *,
+        health: Health,
+        clock: Clock,
+        filled: Latest[bool] | None = None,
     ) -> None:
         self._api = api
         self._downloader = downloader
         self._backend = backend
         self._health = health
         self._clock = clock
+        self._filled = filled or Latest(False)
         self._listed: tuple[str, ...] = ()
         self._pending: tuple[str, ...] = ()
         # Metadata of the bundles in force, to be reported again after a 304 (W10).
@@ -91,6 +101,8 @@ class Reconciler:
             except (Retryable, ConfigRejected) as error:
                 failed.append(bundle_id)
                 self._health.failed(bundle_check(bundle_id), str(error))
+        if len(failed) < len(self._pending) or not self._pending:
+            self._filled.set(True)
         self._pending = tuple(failed)
         if failed:
             raise _SomeFailed(f"failed: {', '.join(failed)}")

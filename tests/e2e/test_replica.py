@@ -122,6 +122,56 @@ async def test_killing_the_agent_fails_no_request_and_the_next_one_adopts_envoy_
             await eventually("the next agent applies changes", lambda: answers(world, replica, "next"))
 
 
+async def test_an_agent_that_begins_without_the_control_plane_leaves_to_envoy_what_it_has() -> None:
+    """Architecture 7: console and agent die together, and no request fails; what is applied later arrives."""
+    async with open_world() as world:
+        await world.apply(HELLO)
+        async with world.cluster.replica() as replica:
+            agent = (await replica.pids())["agent"]
+            ports = [
+                int(url.split(":")[2].split("/")[0])
+                for url in (world.cluster.console.cluster_api, world.cluster.console.connect)
+            ]
+
+            async with load(world, replica, "hello") as seen:
+                await seen.some()
+                kill(world.cluster.console.running.pid)
+                await world.cluster.console.running.process.wait()
+                kill(agent)
+                await eventually(
+                    "envoy is connected to another agent", lambda: connected_to_other_agent(replica, agent)
+                )
+                await seen.some()
+
+            assert seen.failures == []
+            status = await replica.status()
+            assert status["ready"]
+            assert status["config"]["resumed"]  # type: ignore[index]  # our own JSON
+            async with run_console(
+                world.cluster.console.data_dir, world.cluster.directory, api_port=ports[0], grpc_port=ports[1]
+            ):
+                await world.apply(HELLO, HELLO.replace("hello.DOMAIN", "late.DOMAIN"))
+                await eventually("the late route answers", lambda: answers(world, replica, "late"))
+
+
+async def test_a_replica_that_knows_who_it_is_but_not_what_to_serve_is_not_ready() -> None:
+    """A bootstrap file is there, the console is not: an empty databroker is not an empty configuration."""
+    async with open_world() as world:
+        await world.apply(HELLO)
+        remembers = {"XDG_CACHE_HOME": str(world.cluster.directory / "kept")}
+        async with world.cluster.replica(environment=remembers):
+            pass
+        kill(world.cluster.console.running.pid)
+        await world.cluster.console.running.process.wait()
+
+        async with world.cluster.replica(wait=False, environment=remembers) as replica:
+            await eventually("its envoy asks for a configuration", lambda: connected_to_other_agent(replica, 0))
+
+            status = await replica.status()
+            assert not status["ready"]
+            assert status["config"]["offered"] == ""  # type: ignore[index]  # our own JSON
+
+
 async def test_two_replicas_with_one_token_both_serve_and_both_follow() -> None:
     async with open_world() as world:
         await world.apply(HELLO)
@@ -264,6 +314,10 @@ async def other_pid(replica: ReplicaAt, which: str, before: int) -> bool:
 async def ready_with_other_agent(replica: ReplicaAt, before: int) -> bool:
     status = await replica.status()
     return bool(status["ready"]) and (await replica.pids())["agent"] != before
+
+
+async def connected_to_other_agent(replica: ReplicaAt, before: int) -> bool:
+    return (await replica.pids())["agent"] != before and (await ads_counters(replica)).get("streams", 0) > 0
 
 
 async def envoy_reloads(replica: ReplicaAt) -> dict[str, int]:

@@ -152,6 +152,17 @@ def test_an_equal_offer_sends_nothing() -> None:
     assert peer.inbox == []
 
 
+def test_it_is_known_whether_envoy_serves_something_already() -> None:
+    """A new agent that has nothing to offer yet is ready if the Envoy it adopts is; a fresh Envoy is not."""
+    state = AdsState()
+
+    Peer(state, listeners={"https-ingress": "1"})
+    adopted = state.resumed
+    Peer(state)
+
+    assert (adopted, state.resumed) == (True, False)
+
+
 def test_envoy_resumes_with_what_it_has() -> None:
     """R-22, envoy.md 4: a new agent adopts a running Envoy without resending anything that is the same."""
     offered = resources()

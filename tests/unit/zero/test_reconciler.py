@@ -30,6 +30,7 @@ class House:
     health: Health
     clock: ManualClock
     reconciler: Reconciler
+    filled: Latest[bool]
     flag: Flag
     schedule: Schedule
 
@@ -45,14 +46,15 @@ async def house() -> AsyncIterator[House]:
     """A control plane, and a reconciler between it and a databroker in memory."""
     clock, health, flag = ManualClock(), Health(), Flag()
     backend = MemoryBackend(clock)
-    connection = Latest(ConnectionState())
+    connection, filled = Latest(ConnectionState()), Latest(False)
     async with serve_control_plane() as plane, open_downloader(plane, clock=clock) as (api, downloader):
         yield House(
             plane=plane,
             backend=backend,
             health=health,
             clock=clock,
-            reconciler=Reconciler(api, downloader, backend, health=health, clock=clock),
+            reconciler=Reconciler(api, downloader, backend, health=health, clock=clock, filled=filled),
+            filled=filled,
             flag=flag,
             schedule=Schedule(connection, flag, clock=clock, on_disconnect=True),
         )
@@ -103,6 +105,39 @@ async def test_the_cache_entry_is_written_after_every_record() -> None:
 
         entry = await at.backend.get(CACHE_ENTRY_TYPE, "config")
         assert entry.version == await at.version()
+
+
+async def test_the_databroker_counts_as_filled_once_a_round_brought_something_in() -> None:
+    """Until then an empty one says nothing about the configuration; one bad bundle does not keep the others waiting."""
+    async with house() as at:
+        at.plane.publish("bad", b"not a bundle", etag='"1"')
+        at.plane.publish("good", [record("a")], etag='"1"')
+        assert not at.filled.value
+
+        async with running(at):
+            async with asyncio.timeout(10):
+                async for filled in at.filled.follow():
+                    if filled:
+                        break
+
+        assert await at.ids() == ["a"]
+
+
+async def test_a_cluster_without_bundles_is_filled_with_nothing() -> None:
+    async with house() as at, running(at), asyncio.timeout(10):
+        async for filled in at.filled.follow():
+            if filled:
+                break
+
+
+async def test_a_bundle_that_cannot_be_read_fills_nothing() -> None:
+    async with house() as at:
+        at.plane.publish("config", b"not a bundle", etag='"1"')
+
+        async with running(at):
+            await until(at, " ")
+
+        assert not at.filled.value
 
 
 async def test_a_type_that_the_bundle_no_longer_holds_is_cleared() -> None:
