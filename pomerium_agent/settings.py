@@ -149,8 +149,12 @@ def _token_from_config(config_file: Path | None) -> str:
 
 
 def _cluster_api(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        works = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        works = False
+    if not works:
         raise SettingsError(f"CLUSTER_API_ENDPOINT: {url!r} is not an http or https URL")
     return url
 
@@ -192,7 +196,10 @@ def _writeback(env: Mapping[str, str], bootstrap_file: Path | None) -> str:
     uri = env.get(name, "")
     if not uri:
         return bootstrap_file.absolute().as_uri() if bootstrap_file else ""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise SettingsError(f"{name}: {uri!r} is not a URI: {error}") from error
     if parts.scheme == "file":
         if parts.netloc:
             raise SettingsError(
@@ -245,6 +252,14 @@ def _local(env: Mapping[str, str]) -> Local:
     return Local(
         address=env.get("ADDRESS", ""),
         http_redirect_addr=env.get("HTTP_REDIRECT_ADDR", ""),
-        health_check_addr=env.get("HEALTH_CHECK_ADDR", ""),
+        health_check_addr=_health_check_addr(env),
         concurrency=int(text) if text else 0,
     )
+
+
+def _health_check_addr(env: Mapping[str, str]) -> str:
+    address = env.get("HEALTH_CHECK_ADDR", "")
+    _, colon, port = address.rpartition(":")
+    if address and not (colon and port.isascii() and port.isdigit() and int(port[:6]) <= 65535):
+        raise SettingsError(f"HEALTH_CHECK_ADDR: {address!r} is not host:port, for example 127.0.0.1:28080")
+    return address

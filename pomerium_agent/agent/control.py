@@ -35,7 +35,7 @@ def build_app(board: Board) -> web.Application:
 
 @asynccontextmanager
 async def serve_control(sock: socket.socket, board: Board, health_address: str) -> AsyncIterator[None]:
-    """Serve on the inherited socket, and on `health_address` (host:port) unless it is empty."""
+    """Serve on the inherited socket, and on `health_address` (checked with the settings) unless it is empty."""
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(build_app(board), access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
@@ -43,8 +43,6 @@ async def serve_control(sock: socket.socket, board: Board, health_address: str) 
         await web.SockSite(runner, sock).start()
         if health_address:
             host, _, port = health_address.rpartition(":")
-            if not port.isdigit():
-                raise SettingsError(f"HEALTH_CHECK_ADDR: {health_address!r} is not host:port")
             try:
                 await web.TCPSite(runner, host.strip("[]") or None, int(port)).start()
             except OSError as error:

@@ -105,6 +105,7 @@ def test_the_token_never_shows_itself() -> None:
         ("file:///", "names no file"),
         ("secret://ns/name", "secret://namespace/name/key"),
         ("s3://bucket/key", "must be file or secret"),
+        ("file://[x/a", "is not a URI"),
     ],
 )
 def test_a_writeback_that_cannot_work_is_refused(uri: str, complaint: str) -> None:
@@ -117,6 +118,19 @@ def test_a_writeback_that_cannot_work_is_refused(uri: str, complaint: str) -> No
 def test_a_writeback_of_either_scheme_is_accepted(uri: str) -> None:
     """Z-28: the key of a secret may contain slashes."""
     assert read_settings(TOKEN | {"BOOTSTRAP_CONFIG_WRITEBACK_URI": uri}).bootstrap_writeback == uri
+
+
+@pytest.mark.parametrize("url", ["console.example.com", "ftp://a/b", "https://", "https://[::1", "https://a:x/b"])
+def test_a_cluster_api_that_cannot_be_an_address_is_refused(url: str) -> None:
+    """Z-2."""
+    with pytest.raises(SettingsError, match=r"CLUSTER_API_ENDPOINT: .* is not an http or https URL"):
+        read_settings(TOKEN | {"CLUSTER_API_ENDPOINT": url})
+
+
+@pytest.mark.parametrize("address", ["8080", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:65536", ":-1"])
+def test_a_health_address_without_a_port_is_refused(address: str) -> None:
+    with pytest.raises(SettingsError, match=r"HEALTH_CHECK_ADDR: .* is not host:port"):
+        read_settings(TOKEN | {"HEALTH_CHECK_ADDR": address})
 
 
 @pytest.mark.parametrize(
