@@ -43,6 +43,7 @@ def test_only_type_id_and_data_matter() -> None:
     """Zero link 11.5."""
     message = databroker_pb2.Record(version=7, type="t", id="a")
     message.deleted_at.GetCurrentTime()
+    message.modified_at.seconds = 2**62  # no time that anybody could name
     encoded = message.SerializeToString()
 
     assert read_bundle(bytes([len(encoded)]) + encoded) == (Record(type="t", id="a"),)
