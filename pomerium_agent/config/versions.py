@@ -16,7 +16,8 @@ KNOWN_VERSIONS: Mapping[str, str] = {
     "mcp": "0.32.0",
     "ssh": "0.20.0",
 }
-_SEMVER = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
+_NUMBER = r"([0-9]{1,18})"  # Python takes a long time over a number without end, and refuses it
+_SEMVER = re.compile(rf"v?{_NUMBER}(?:\.{_NUMBER})?(?:\.{_NUMBER})?(?:-([0-9A-Za-z.-]{{1,64}}))?(?:\+[0-9A-Za-z.-]+)?")
 
 # Numbers, then: a release is above its pre-releases, then the parts of the pre-release (numbers below words).
 Version = tuple[tuple[int, int, int], bool, tuple[tuple[bool, int, str], ...]]

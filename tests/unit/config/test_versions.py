@@ -50,6 +50,11 @@ def test_a_requirement_that_cannot_be_read_is_refused_whatever_the_others_say() 
         holds({"at_least": "9.9.9"}, {"less_than": "soon"})
 
 
+def test_a_number_without_end_is_no_version() -> None:
+    with pytest.raises(Unusable, match="is not a version"):
+        holds({"at_least": "9" * 5000})
+
+
 def test_the_known_components_are_those_we_report() -> None:
     assert {"", "envoy", "config", "hosted-authenticate-oidc", "mcp", "ssh"} <= KNOWN_VERSIONS.keys()
 
