@@ -16,4 +16,4 @@ def new_token() -> Secret:
 
 def token_hash(token: str) -> bytes:
     """What is stored of a token. It holds 256 random bits, so a plain hash cannot be turned around."""
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()

@@ -1,5 +1,6 @@
 """The cluster API as a replica meets it, over real HTTP (zero link 4 and 11)."""
 
+import asyncio
 import base64
 import gzip
 import io
@@ -29,7 +30,9 @@ async def test_a_token_is_exchanged_for_a_bearer_of_one_hour(tmp_path: Path) -> 
     assert isinstance(answer["idToken"], str)
 
 
-@pytest.mark.parametrize("body", [{"refreshToken": "wrong"}, {"refreshToken": ""}, {}, {"refreshToken": 7}, []])
+@pytest.mark.parametrize(
+    "body", [{"refreshToken": "wrong"}, {"refreshToken": "\ud800"}, {"refreshToken": ""}, {}, {"refreshToken": 7}, []]
+)
 async def test_a_token_that_is_not_known_is_refused_for_good(tmp_path: Path, body: object) -> None:
     """Z-10: HTTP 400 with JSON is the one answer a replica does not retry."""
     async with visited_console(tmp_path) as visit:
@@ -62,6 +65,18 @@ async def test_nothing_is_said_without_a_bearer(tmp_path: Path, path: str) -> No
 
             assert status == 401
             assert isinstance(answer["error"], str)
+
+
+async def test_a_bearer_that_is_no_text_is_none_of_ours(tmp_path: Path) -> None:
+    async with visited_console(tmp_path) as visit, asyncio.timeout(5):
+        address = URL(visit.console.cluster_api)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"GET /cluster/v1/bundles HTTP/1.0\r\nAuthorization: Bearer 1.a.b.\xff\r\n\r\n")
+
+        assert (await reader.readline()).split()[1] == b"401"
+
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_bearer_ends_after_its_hour(tmp_path: Path) -> None:
