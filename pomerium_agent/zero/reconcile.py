@@ -47,10 +47,10 @@ def difference(current: Iterable[Record], wanted: Iterable[Record]) -> Differenc
 def put_requests(change: Difference, now: datetime, max_bytes: int = MAX_PUT_BYTES) -> Iterator[tuple[Record, ...]]:
     """The writes to make, in order, each at most `max_bytes` unless one record alone is larger (Z-39).
 
-    As few as possible, and deletions last: between two writes there may be something twice, never a route
-    missing that both the old and the new configuration have (W12).
+    As few as possible, additions first and deletions last: a route that moves to a new record, or out of one that
+    goes, is there twice between two writes and never missing (W12).
     """
-    records = (*change.modifications, *change.additions, *(record.as_deleted(now) for record in change.deletions))
+    records = (*change.additions, *change.modifications, *(record.as_deleted(now) for record in change.deletions))
     batch: list[Record] = []
     size = 0
     for record in records:

@@ -57,8 +57,9 @@ class Reconciler:
         self._filled = filled or Latest(False)
         self._listed: tuple[str, ...] = ()
         self._pending: tuple[str, ...] = ()
-        # Metadata of the bundles in force, to be reported again after a 304 (W10).
-        self._metadata: dict[str, dict[str, str]] = {}
+        # Metadata of bundles, and the ETag they came with, to be reported again after a 304 (W10). While another
+        # replica had the lease, the bundle in force may have become another one.
+        self._metadata: dict[str, tuple[str, dict[str, str]]] = {}
         # Bundles without records have no valid cache entry in the databroker, so they are remembered here (W11).
         self._empty: dict[str, CacheEntry] = {}
         # Bundles of which only a part was applied: what we have is not what their cache entry says.
@@ -113,11 +114,11 @@ class Reconciler:
         answer = await self._downloader.fetch(bundle_id, None if bundle_id in self._unfinished else entry)
         if isinstance(answer, Unchanged):
             assert entry is not None  # noqa: S101  # only who has one is told that it did not change
-            metadata = await self._still_in_force(bundle_id, entry, answer)
+            etag, metadata = entry.etag, await self._still_in_force(bundle_id, entry, answer)
         else:
             await self._apply(bundle_id, entry, answer)
-            metadata = dict(answer.metadata)
-        self._metadata[bundle_id] = metadata
+            etag, metadata = answer.etag, dict(answer.metadata)
+        self._metadata[bundle_id] = etag, metadata
         self._health.running(bundle_check(bundle_id), **metadata)  # Z-44
 
     async def _still_in_force(self, bundle_id: str, entry: CacheEntry, answer: Unchanged) -> dict[str, str]:
@@ -126,8 +127,8 @@ class Reconciler:
             newer = CacheEntry(etag=entry.etag, last_modified=answer.last_modified, record_types=entry.record_types)
             await self._remember(bundle_id, newer)
             return dict(answer.metadata or {})
-        known = self._metadata.get(bundle_id)
-        if known is not None:
+        etag, known = self._metadata.get(bundle_id, ("", {}))
+        if etag == entry.etag:
             return known
         if answer.metadata is not None:
             return dict(answer.metadata)

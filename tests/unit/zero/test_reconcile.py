@@ -54,6 +54,17 @@ def test_what_is_equal_is_left_alone() -> None:
     assert difference([record("a", b"1")], [other_type]) == Difference(modifications=(other_type,))
 
 
+def test_a_route_that_moves_to_a_new_record_is_there_before_it_leaves_the_old_one() -> None:
+    """W12: also when the two do not fit into one write."""
+    change = Difference(
+        additions=(record("new"),), modifications=(record("changed", b"2"),), deletions=(record("old"),)
+    )
+
+    batches = list(put_requests(change, NOW, max_bytes=1))
+
+    assert [one.id for batch in batches for one in batch] == ["new", "changed", "old"]
+
+
 def test_a_deletion_carries_the_old_record_and_comes_last() -> None:
     """Zero link 12.2, W12."""
     change = Difference(additions=(record("new"),), deletions=(record("old", b"1", version=3),))

@@ -182,6 +182,20 @@ async def test_a_replica_that_finds_the_bundle_already_applied_says_so() -> None
         assert at.health.reports[CHECK].attributes == {CAPTURED: "v1"}
 
 
+async def test_what_another_replica_brought_in_is_not_reported_with_our_old_metadata() -> None:
+    """W10, Z-44: the lease went to another replica and came back."""
+    async with house() as at:
+        at.plane.publish("config", [record("a")], etag='"1"', metadata="v1")
+        await at.reconciler.sync("config")
+        at.plane.publish("config", [record("b")], etag='"2"', metadata="v2")
+        async with open_downloader(at.plane, clock=at.clock) as (api, downloader):
+            await Reconciler(api, downloader, at.backend, health=Health(), clock=at.clock).sync("config")
+
+        await at.reconciler.sync("config")
+
+        assert at.health.reports[CHECK].attributes == {CAPTURED: "v2"}
+
+
 async def test_new_metadata_is_remembered_and_the_records_stay() -> None:
     """Z-35."""
     async with house() as at:
