@@ -40,13 +40,25 @@ def loopback(port: int) -> Endpoint:
     return Endpoint(url="", tls=False, host="127.0.0.1", port=port)
 
 
+class WatchedClock(ManualClock):
+    """Remembers how long it was asked to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        await super().sleep(seconds)
+
+
 @dataclass(slots=True, kw_only=True)
 class House:
     plane: FakeControlPlane
     api: ClusterApi
     stream: ConnectStream
     health: Health
-    clock: ManualClock
+    clock: WatchedClock
 
     async def until_connected(self, connected: bool = True) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -61,10 +73,9 @@ class House:
         return self.health.reports[Check.ZERO_CONNECT].error
 
     async def wait_out(self, seconds: float) -> None:
-        """Move the clock to the next try, which is due in so many seconds and not sooner."""
-        await self.clock.advance(seconds - 0.02)
-        assert self.clock.sleeping
-        await self.clock.advance(0.03)
+        """Move the clock to the next try, for which the stream must have chosen to wait so long."""
+        assert self.clock.waits[-1] == pytest.approx(seconds)
+        await self.clock.advance(seconds)
 
 
 @asynccontextmanager
@@ -77,7 +88,7 @@ async def house(*, times: ConnectTimes = QUICK, endpoint: Endpoint | None = None
 async def connected_to(
     plane: FakeControlPlane, *, times: ConnectTimes = QUICK, endpoint: Endpoint | None = None, roots: bytes = b""
 ) -> AsyncIterator[House]:
-    clock, health = ManualClock(), Health()
+    clock, health = WatchedClock(), Health()
     async with open_api(plane, clock=clock) as api:
         stream = ConnectStream(
             endpoint or plane.grpc_endpoint, IDENTITY, roots, api.tokens, health=health, clock=clock, times=times
