@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
 
-from pomerium_agent.authenticate.jwk import SigningKey, public_jwk
+from pomerium_agent.sessions.jwk import SigningKey, public_jwk
 
 BACKLOG = 1024
 GRACE = 0.5  # seconds for answers that are under way when we stop

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pomerium_agent.authenticate import serve_pages
-from pomerium_agent.authenticate.jwk import public_jwk
+from pomerium_agent.sessions.jwk import public_jwk
 
 # The key derived from the token `secret` (zero link 7).
 KEY = ec.derive_private_key(0xCE963B17A71008FCDBB480B8734F7A4C66FD40CF1EE09AFBA095D76DA5DE8F63, ec.SECP256R1())
