@@ -80,6 +80,10 @@ class AdsState:
         if wanted is not None and wanted.version == item.version:
             self._rejected[type_url, item.name] = Rejection(type_url, item.name, item.version, reason)
 
+    def refuses(self, type_url: str) -> bool:
+        """Whether Envoy keeps something else of this type than what is wanted."""
+        return any(kind == type_url for kind, _ in self._rejected)
+
     def forget_bind_failures(self) -> bool:
         """Let listeners that could not bind be offered again: the port may be free by now (routes 13)."""
         failed = [key for key, rejection in self._rejected.items() if "cannot bind" in rejection.reason]

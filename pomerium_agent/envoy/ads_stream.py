@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 NAMED = re.compile(r"^Error adding/updating (?:cluster|listener)\(s\) ")
 REASON_LIMIT = 2000  # Envoy may answer with the text dump of a whole message
 WILDCARD = "*"
+NAMED_BY = {CLUSTER: (ROUTES, LISTENER)}  # what must be in force as wanted before others may be removed
 SHORT_NAMES = {CLUSTER: "clusters", LISTENER: "listeners", ROUTES: "routes", SECRET: "secrets"}
 
 
@@ -49,6 +50,7 @@ class _TypeState:
     known: dict[str, str] = field(default_factory=dict)  # name → version that Envoy said or was sent
     flight: _Flight | None = None
     retry: list[tuple[Resource, ...]] = field(default_factory=list)  # groups to send one after the other
+    resumed: dict[str, str] = field(default_factory=dict)  # what Envoy came with and nobody has compared yet
     unanswered: set[str] = field(default_factory=set)  # asked for by name, and not there
 
 
@@ -71,6 +73,7 @@ class AdsStream:
         if first:
             # Envoy resumes: what it still has under the same version need not be sent (envoy.md 4).
             mine.known.update(request.initial_resource_versions)
+            mine.resumed.update(request.initial_resource_versions)
             mine.wildcard = not request.resource_names_subscribe
             if url == LISTENER:
                 self._state.resumed = bool(request.initial_resource_versions)
@@ -79,7 +82,8 @@ class AdsStream:
                 mine.wildcard = True
                 continue
             mine.names.add(name)
-            mine.unanswered.add(name)
+            if name not in mine.resumed:
+                mine.unanswered.add(name)
             if not first:
                 mine.known.pop(name, None)  # asked for again: the protocol wants it sent again
         for name in request.resource_names_unsubscribe:
@@ -121,8 +125,16 @@ class AdsStream:
         return [item for name, item in self._view(url, mine).items() if mine.known.get(name) != item.version]
 
     def _removals(self, url: str, mine: _TypeState) -> list[str]:
-        view = self._view(url, mine)
-        return sorted((mine.known.keys() | mine.unanswered) - view.keys())
+        """What Envoy must be told is not there.
+
+        Never what is wanted: of what Envoy refused it keeps what it had. Never what the routes in force may
+        name: when the new ones were refused, those are the old ones. And of what Envoy asks for by name, only
+        what it waits for; the rest it gives up by itself.
+        """
+        gone = mine.unanswered - self._view(url, mine).keys()
+        if mine.wildcard and self._state.wanted and not any(map(self._state.refuses, NAMED_BY.get(url, ()))):
+            gone |= mine.known.keys() - self._state.wanted.of(url).keys()
+        return sorted(gone)
 
     def _quiet(self, url: str, *, removals: bool) -> bool:
         """Nothing of this type is under way or waiting to be sent."""
@@ -138,6 +150,10 @@ class AdsStream:
         if mine is None or mine.flight or self._state.wanted is None:
             return
         view = self._view(url, mine)
+        for name, version in mine.resumed.items():
+            if name in view and view[name].version == version:
+                self._state.accepted(url, view[name])
+        mine.resumed.clear()
         while mine.retry:
             group = [item for item in mine.retry.pop(0) if view.get(item.name) == item]
             if group:

@@ -279,6 +279,49 @@ def test_a_rejected_route_configuration_leaves_the_old_one_known() -> None:
     assert (peer.inbox, peer.stream.settled) == ([], True)
 
 
+def test_what_an_adopted_envoy_has_stays_when_it_refuses_what_is_new() -> None:
+    """R-20, R-21: this agent never saw the old version accepted, yet Envoy serves it."""
+    old, new = resources({"a": "1"}), resources({"a": "bad"}, routes="bad")
+    peer = Peer(
+        state_with(new),
+        clusters={"a": named("a").version},
+        listeners={"https-ingress": named("https-ingress").version},
+        routes={"main": named("main").version},
+    )
+    peer.nack(peer.next(), "Error adding/updating cluster(s) a: no")
+    peer.nack(peer.next(), "Only unique values for domains are permitted")
+
+    assert peer.inbox == []
+    assert peer.stream.settled
+
+    peer.offer(old)
+    assert peer.inbox == []
+
+
+def test_what_an_adopted_envoy_has_is_given_to_its_successor() -> None:
+    """R-22: a version that Envoy came with counts as accepted."""
+    state = state_with(resources({"a": "1"}))
+    Peer(state, clusters={"a": named("a").version})
+    state.offer(resources({"a": "bad"}), "second")
+    first = Peer(state, clusters={"a": named("a").version})
+    first.nack(first.next(), "Error adding/updating cluster(s) a: no")
+
+    assert [item.resource.value for item in Peer(state).next().resources] == [b"a=1"]
+
+
+def test_no_cluster_goes_while_envoy_keeps_the_routes_of_before() -> None:
+    """R-20: the routes in force are the old ones, and name it."""
+    peer = Peer(state_with(resources({"a": "1", "b": "1"})))
+    peer.ack_all()
+
+    peer.offer(resources({"a": "1"}, routes="bad"))
+    peer.nack(peer.next(), "Only unique values for domains are permitted")
+    assert (peer.inbox, peer.stream.settled) == ([], True)
+
+    peer.offer(resources({"a": "1"}, routes="2"))
+    assert [list(response.removed_resources) for response in peer.ack_all()] == [[], ["b"]]
+
+
 def test_an_answer_to_an_older_response_is_ignored() -> None:
     peer = Peer(state_with(resources()))
     first = peer.next()
