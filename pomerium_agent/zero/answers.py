@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from pomerium_agent.errors import ConfigRejected
 from pomerium_agent.settings import Secret
+from pomerium_agent.zero.text import clean_text
 from pomerium_agent.zero.token import Bearer
 
 SHARED_SECRET_BYTES = 32
@@ -105,11 +106,19 @@ class _Fields:
         value = self._document.get(key)
         if not isinstance(value, str) or not value:
             raise ConfigRejected(f"{self._name}: {key} is missing or not a text")
-        return value
+        return self._encodable(key, value)
 
     def optional_text(self, key: str) -> str | None:
         value = self._document.get(key)
-        if value is not None and not isinstance(value, str):
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise ConfigRejected(f"{self._name}: {key} is not a text")
+        return self._encodable(key, value)
+
+    def _encodable(self, key: str, value: str) -> str:
+        """The value, unless it holds half of a character, which JSON can say and nothing that we send it to can."""
+        if clean_text(value) != value:
             raise ConfigRejected(f"{self._name}: {key} is not a text")
         return value
 

@@ -18,6 +18,7 @@ from pomerium_agent.zero.egress import proxy_for
 from pomerium_agent.zero.gunzip import PIECE_BYTES, Gunzip
 from pomerium_agent.zero.identity import Identity
 from pomerium_agent.zero.s3_error import MAX_BYTES, parse_s3_error
+from pomerium_agent.zero.text import clean_text
 
 URL_MARGIN = timedelta(minutes=15)  # a URL is used until so long before it expires (Z-33)
 
@@ -103,7 +104,7 @@ class Downloader:
                 return await self._read(response, ticket)
             if response.status != 304 or have is None:
                 raise await self._failure(bundle_id, response)
-            last_modified = response.headers.get("Last-Modified", have.last_modified)
+            last_modified = _header(response, "Last-Modified") or have.last_modified
             metadata = _captured(response, ticket)
         if last_modified == have.last_modified:
             return Unchanged(last_modified=last_modified, metadata=metadata or None)
@@ -115,16 +116,14 @@ class Downloader:
         async with self._request("HEAD", ticket, self._headers) as response:
             if response.status != 200:
                 raise await self._failure(bundle_id, response)
-            if response.headers.get("ETag", "") != have.etag:
+            if _header(response, "ETag") != have.etag:
                 raise ControlPlaneUnavailable(f"{_name(response)}: the bundle changed while we looked at it")
-            return Unchanged(
-                last_modified=response.headers.get("Last-Modified", ""), metadata=_captured(response, ticket)
-            )
+            return Unchanged(last_modified=_header(response, "Last-Modified"), metadata=_captured(response, ticket))
 
     async def _read(self, response: aiohttp.ClientResponse, ticket: DownloadTicket) -> Downloaded:
         if response.content_type == "text/html":
             raise ControlPlaneUnavailable(f"{_name(response)} answered 200 text/html, which is a page and not a bundle")
-        etag = response.headers.get("ETag", "")
+        etag = _header(response, "ETag")
         if not etag:
             raise ControlPlaneUnavailable(f"{_name(response)} answered without an ETag")
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
@@ -146,7 +145,7 @@ class Downloader:
                 reader.feed(piece)
         return Downloaded(
             etag=etag,
-            last_modified=response.headers.get("Last-Modified", ""),
+            last_modified=_header(response, "Last-Modified"),
             metadata=_captured(response, ticket),
             records=reader.finish(),
         )
@@ -189,9 +188,13 @@ def _name(response: aiohttp.ClientResponse) -> str:
     return f"{response.method} {bare_url(str(response.url))}"
 
 
+def _header(response: aiohttp.ClientResponse, name: str) -> str:
+    return clean_text(response.headers.get(name, ""))
+
+
 def _captured(response: aiohttp.ClientResponse, ticket: DownloadTicket) -> dict[str, str]:
     """The headers that the control plane wants to hear back, under the names it used (Z-44)."""
-    return {name: value for name in ticket.capture_headers if (value := response.headers.get(name, ""))}
+    return {name: value for name in ticket.capture_headers if (value := _header(response, name))}
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:

@@ -3,10 +3,11 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, islice
 
 import structlog
 from grpc import aio
@@ -21,6 +22,7 @@ from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health, Report, Status
 from pomerium_agent.settings import Endpoint
 from pomerium_agent.zero.identity import COMPONENTS, UNKNOWN_HOST, Identity
+from pomerium_agent.zero.text import clean_text
 from pomerium_agent.zero.token import TELEMETRY_MIN_TTL, TokenCache
 from pomerium_agent.zero.transport import bearer_metadata, describe, is_unauthenticated, open_channel
 
@@ -29,6 +31,7 @@ log = structlog.get_logger(__name__)
 SERVICE_NAME = SCOPE_NAME = "pomerium-managed-core"
 EXPORT_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 BATCH_SPANS = 512
+BATCH_CHARACTERS = 1024 * 1024  # of texts; gRPC servers take messages of 4 MiB
 QUEUE_SPANS = 2048
 BATCH_DELAY = 1.0
 EXPORT_TIMEOUT = 10.0
@@ -122,7 +125,7 @@ class Reporter:
 
     async def _export_batch(self, channel: aio.Channel) -> None:
         """Send the oldest reports; they leave the queue only when they have arrived."""
-        batch = tuple(self._queue)[:BATCH_SPANS]
+        batch = tuple(_first_of(self._queue))
         request = export_request(batch_spans(batch), self._identity)
         try:
             bearer = await self._tokens.bearer(TELEMETRY_MIN_TTL)
@@ -158,6 +161,17 @@ class Reporter:
         self._in_trouble = False
 
 
+def _first_of(queue: Iterable[_Noted]) -> Iterator[_Noted]:
+    """As many as one request may carry, and one at least."""
+    characters = 0
+    for number, noted in enumerate(islice(queue, BATCH_SPANS)):
+        report = noted.report
+        characters += len(report.error) + sum(map(len, chain.from_iterable(report.attributes.items())))
+        if number and characters > BATCH_CHARACTERS:
+            return
+        yield noted
+
+
 def batch_spans(batch: Iterable[_Noted]) -> list[trace_pb2.Span]:
     """One finished span per report (Z-53)."""
     return [span_of(noted.report, noted.at) for noted in batch]
@@ -171,12 +185,12 @@ def span_of(report: Report, at: datetime) -> trace_pb2.Span:
         trace_id=os.urandom(16),
         span_id=os.urandom(8),
         flags=1,  # sampled
-        name=report.check,
+        name=clean_text(report.check),
         kind=trace_pb2.Span.SPAN_KIND_INTERNAL,
         start_time_unix_nano=moment,
         end_time_unix_nano=moment,
         attributes=_attributes(report.attributes.items()),
-        status=trace_pb2.Status(code=code, message=report.error),
+        status=trace_pb2.Status(code=code, message=clean_text(report.error)),
     )
 
 
@@ -203,4 +217,7 @@ def resource_of(identity: Identity) -> resource_pb2.Resource:
 
 
 def _attributes(pairs: Iterable[tuple[str, str]]) -> list[common_pb2.KeyValue]:
-    return [common_pb2.KeyValue(key=key, value=common_pb2.AnyValue(string_value=value)) for key, value in pairs]
+    return [
+        common_pb2.KeyValue(key=clean_text(key), value=common_pb2.AnyValue(string_value=clean_text(value)))
+        for key, value in pairs
+    ]

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,7 @@ async def test_a_refused_exchange_is_a_refusal_of_every_call() -> None:
     [
         (html(), "unexpected response: 200 text/html from GET {base}/v1/bootstrap, and not JSON; is CLUSTER_API"),
         (html(400), "unexpected response: 400 text/html"),
+        (replace(say({"error": "x"}, 400), content_type="text/plain"), "unexpected response: 400 text/plain"),
         (html(502), "unexpected response: 502 text/html"),
         (Say(content_type=None), "unexpected response: 200"),
         (say({"error": "oops"}, 500), "internal server error: oops"),
@@ -176,7 +178,9 @@ async def test_a_control_plane_that_is_not_there_is_named() -> None:
             await api.bootstrap()
 
 
-@pytest.mark.parametrize("document", [{}, {"bundles": "x"}, {"bundles": ["x"]}, {"bundles": [{"id": ""}]}])
+@pytest.mark.parametrize(
+    "document", [{}, {"bundles": "x"}, {"bundles": ["x"]}, {"bundles": [{"id": ""}]}, {"bundles": [{"id": "\ud800"}]}]
+)
 async def test_a_list_that_cannot_be_read_is_not_an_empty_list(document: object) -> None:
     """What would be lost otherwise is every record there is."""
     async with serve_control_plane() as plane, open_api(plane) as api:

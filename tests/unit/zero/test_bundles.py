@@ -1,5 +1,6 @@
 """Fetching one bundle: what is asked, and which answers are believed."""
 
+import asyncio
 import gzip
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from pomerium_agent.errors import ConfigRejected, ControlPlaneUnavailable, Refus
 from pomerium_agent.zero.bundles import CacheEntry, Downloaded, Unchanged
 from tests.fakes.clock import ManualClock
 from tests.fakes.control_plane import CAPTURED, SIGNATURE, Say, encode_bundle, html, say, serve_control_plane
+from tests.fakes.raw_server import serve_raw
 from tests.unit.zero.wire import IMPATIENT, open_downloader, record
 
 RECORDS = (record("a"), record("b"))
@@ -217,6 +219,24 @@ async def test_a_url_that_cannot_be_fetched_is_not_quoted(url: str) -> None:
             await downloader.fetch("config", None)
 
     assert "secret" not in str(unavailable.value)
+
+
+async def test_headers_that_are_no_text_do_no_harm() -> None:
+    """What is kept of an answer goes into records and reports, which hold nothing but text."""
+    head = b"HTTP/1.1 200 OK\r\nETag: \xff1\r\nLast-Modified: \xff2\r\nX-Amz-Meta-Version: \xff3\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + f"Content-Length: {len(CONTENT)}\r\n\r\n".encode() + CONTENT)
+        await writer.drain()
+
+    async with serve_control_plane() as plane, open_downloader(plane) as (_, downloader), serve_raw(answer) as port:
+        ticket = {"url": f"http://127.0.0.1:{port}/", "expiresInSeconds": "3600", "captureMetadataHeaders": [CAPTURED]}
+        plane.script("download", say(ticket))
+
+        found = await downloader.fetch("config", None)
+
+    assert found == Downloaded(etag="?1", last_modified="?2", metadata={CAPTURED: "?3"}, records=RECORDS)
 
 
 async def test_a_refusal_of_the_url_is_a_refusal() -> None:

@@ -158,6 +158,27 @@ async def test_when_too_much_waits_the_oldest_goes_first() -> None:
         assert [name for name, _, _ in at.told] == ["7", "8", "9"]
 
 
+async def test_words_that_are_no_text_are_told_as_far_as_they_are() -> None:
+    """Z-65: a header or a file name may hold any bytes, and reaches an error's text."""
+    async with house() as at, running(at):
+        at.health.failed("a\udcff", "b\udcff", {"c\udcff": "d\udcff"})
+        await at.until_told(1)
+
+        (span,) = at.plane.spans
+        assert (span.name, span.status.message) == ("a?", "b?")
+        assert [(one.key, one.value.string_value) for one in span.attributes] == [("c?", "d?")]
+
+
+async def test_a_batch_is_small_enough_to_be_taken() -> None:
+    """Z-65: gRPC takes no message above 4 MiB; one that is refused for its size would be tried for ever."""
+    async with house(queue_spans=2000) as at, running(at):
+        for number in range(60):
+            at.health.failed(f"{number}", "x" * 100_000)
+        await at.until_told(60)
+
+        assert max(export.ByteSize() for export in at.plane.exports) < 2 * 1024 * 1024
+
+
 async def test_a_batch_has_a_limit() -> None:
     """Z-53: zero link 13.3, 512 spans."""
     async with house(queue_spans=2000) as at, running(at):
