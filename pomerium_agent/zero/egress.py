@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.request import getproxies_environment, proxy_bypass
 
@@ -58,9 +59,16 @@ def proxy_url(scheme: str, host: str, port: int) -> str | None:
     """
     proxies = getproxies_environment()
     proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(f"{host}:{port}"):
+    if not proxy or _on_this_machine(host) or proxy_bypass(f"{host}:{port}"):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _on_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def proxy_for(url: URL) -> URL | None:

@@ -13,7 +13,7 @@ from pomerium_agent.zero.connect import ConnectStream
 from pomerium_agent.zero.egress import proxy_url, tls_context, trusted_roots
 from tests.fakes.authority import issue_for_loopback
 from tests.fakes.clock import ManualClock
-from tests.fakes.control_plane import PATIENCE, serve_control_plane
+from tests.fakes.control_plane import PATIENCE, FakeControlPlane, serve_control_plane
 from tests.fakes.raw_server import serve_raw
 from tests.unit.zero.wire import IDENTITY, open_api
 
@@ -51,12 +51,16 @@ def test_a_file_without_certificates_is_refused(content: str) -> None:
         ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "example.com"}, "https", "a.example.com", None),
         ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "a.example.com:443"}, "https", "a.example.com", None),
         ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "*"}, "https", "a.example.com", None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, "https", "localhost", None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, "https", "127.0.0.53", None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, "https", "::1", None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, "https", "10.0.0.1", "http://proxy:3128"),
     ],
 )
 def test_the_proxy_is_the_one_that_the_environment_names(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], scheme: str, host: str, expected: str | None
 ) -> None:
-    """Zero link 1."""
+    """Zero link 1: as Go reads them, so nothing on this machine is asked through a proxy."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
@@ -67,7 +71,7 @@ async def test_http_goes_through_the_proxy_with_its_credentials(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Zero link 1; and no credentials from ~/.netrc go to anybody."""
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login ada password secret\n")
+    (tmp_path / ".netrc").write_text("machine console.example.com login ada password secret\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     asked: list[bytes] = []
 
@@ -78,13 +82,15 @@ async def test_http_goes_through_the_proxy_with_its_credentials(
         writer.write(head.encode() + body)
         await writer.drain()
 
-    async with serve_control_plane() as plane, open_api(plane) as api, serve_raw(proxy) as port:
+    plane = FakeControlPlane()
+    plane.http_url = "http://console.example.com"
+    async with open_api(plane) as api, serve_raw(proxy) as port:
         monkeypatch.setenv("HTTP_PROXY", f"http://grace:pw@127.0.0.1:{port}")
         with pytest.raises(ControlPlaneUnavailable, match="through the proxy"):
             await api.bootstrap()
 
     (head,) = asked
-    assert head.startswith(f"POST {plane.http_url}/v1/exchangeToken HTTP/1.1".encode())
+    assert head.startswith(b"POST http://console.example.com/v1/exchangeToken HTTP/1.1")
     assert b"Proxy-Authorization: Basic " + base64.b64encode(b"grace:pw") in head
     assert b"\r\nAuthorization" not in head
 
