@@ -273,12 +273,19 @@ def _check_login(route: config_pb2.Route, context: RouteContext, complaints: Com
 
 
 def _public(route: config_pb2.Route, context: RouteContext, client_ca: bool, complaints: Complaints) -> bool:
-    """Open to everyone; never where a client certificate is asked for, since this version checks none."""
+    """Open to everyone; never where a certificate or a policy could deny, since this version checks neither."""
     if route.allow_public_unauthenticated_access and client_ca:
         complaints.warn(
             "tls_downstream_client_ca",
             "client certificates are not checked by this version yet, so the route is closed to everyone",
             "remove it to open the route",
+        )
+        return False
+    if route.allow_public_unauthenticated_access and (route.policies or route.policy_ids or route.ppl_policies):
+        complaints.warn(
+            "policies",
+            "a policy may deny, and this version evaluates none yet, so the route is closed to everyone",
+            "remove the policies to open the route",
         )
         return False
     return route.allow_public_unauthenticated_access and not context.client_certificates_required

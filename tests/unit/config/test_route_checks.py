@@ -351,6 +351,24 @@ def test_identity_providers_of_the_settings_may_be_named() -> None:
     assert good(context, identity_providers=["p"])
 
 
+@pytest.mark.parametrize(
+    "also",
+    [
+        {"policies": [{"source_ppl": "deny: {or: [{source_ip: 10.0.0.0/8}]}"}]},
+        {"policies": [{"rego": ["deny = true"]}]},
+        {"policy_ids": ["p1"]},
+        {"ppl_policies": [{"raw": b"deny: {or: [{accept: true}]}"}]},
+    ],
+)
+def test_a_public_route_with_a_policy_is_closed_since_the_policy_may_deny(also: dict[str, Any]) -> None:
+    """P-25, P-27: a deny that nobody evaluates must not open a route."""
+    found = checked(allow_public_unauthenticated_access=True, **also)
+
+    assert found.route is not None
+    assert not found.route.public
+    assert [(fault.field, fault.warning) for fault in found.faults] == [("policies", True)]
+
+
 def test_a_public_route_is_public_unless_client_certificates_are_asked_for() -> None:
     public: dict[str, Any] = {"allow_public_unauthenticated_access": True}
 
