@@ -34,8 +34,11 @@ class CuttableBackend(MemoryBackend):
         self._cut = asyncio.Event()
 
     def hold(self) -> None:
-        """Reads hang."""
+        """Reads and patches hang."""
         self._open.clear()
+
+    def release_reads(self) -> None:
+        self._open.set()
 
     def lag(self) -> None:
         """The change log is silent."""
