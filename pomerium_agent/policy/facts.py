@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import Any
@@ -78,3 +79,4 @@ class Facts:
 
     request: Request
     identity: Identity = STRANGER
+    now: datetime = field(kw_only=True)  # with a zone; criteria never look at a clock themselves

@@ -58,11 +58,14 @@ class Reading:
     kind_of: Callable[[str], str]  # what a plain word is
     whole: Callable[[str], int | float]  # the number that a word of digits is
     one_document: bool  # complain about a second one, or never look at it
-    any_key: bool  # 404 as a key is the word "404"
+    as_json: bool  # keys are texts and numbers are finite; else 404 as a key is the word "404"
+    example: str  # what to write instead of nothing
 
 
-FILE = Reading(kind_of=word_teller(WORDS), whole=plain_whole, one_document=True, any_key=True)
-POLICY = Reading(kind_of=word_teller(GO_WORDS), whole=go_whole, one_document=False, any_key=False)  # policy 2.1
+FILE = Reading(kind_of=word_teller(WORDS), whole=plain_whole, one_document=True, as_json=False, example="routes: []")
+POLICY = Reading(
+    kind_of=word_teller(GO_WORDS), whole=go_whole, one_document=False, as_json=True, example="[]"
+)  # policy 2.1
 
 
 def read_yaml(text: str, file: str, reading: Reading = FILE) -> tuple[Marked | None, list[Complaint]]:
@@ -114,7 +117,7 @@ class _Reader:
     def document(self) -> Marked | None:
         self._next()  # the start of the stream
         if isinstance(self._next(), yaml.StreamEndEvent):
-            self.complain(1, "", "the file is empty", "give at least `routes: []`")
+            self.complain(1, "", "the file is empty", f"give at least `{self._reading.example}`")
             return None
         event = self._next()
         found = self._read(event, "", 0)
@@ -202,13 +205,13 @@ class _Reader:
         """The word that a key is; None after a complaint."""
         if isinstance(key, yaml.AliasEvent):
             marked = self._alias(key)
-            if isinstance(marked, Scalar) and (self._reading.any_key or isinstance(marked.value, str)):
+            if isinstance(marked, Scalar) and (not self._reading.as_json or isinstance(marked.value, str)):
                 return marked.text
         elif isinstance(key, yaml.ScalarEvent):
             marked = self._read(key, path, depth)
             assert isinstance(marked, Scalar)  # noqa: S101  # of a scalar's event
             text_key = isinstance(marked.value, str) and not marked.timestamp
-            if self._reading.any_key or text_key:
+            if not self._reading.as_json or text_key:
                 return marked.text
             reason = f"the key {marked.text} is not a text"
             self.complain(_line(key), path, reason, "put it in quotes")
@@ -247,7 +250,10 @@ class _Reader:
             if kind == "int":
                 return Scalar(line, text, self._reading.whole(text))
             if kind == "float":
-                return Scalar(line, text, float(re.sub(r"\.(?=inf|nan)", "", text.lower().replace("_", ""))))
+                number = float(re.sub(r"\.(?=inf|nan)", "", text.lower().replace("_", "")))
+                if self._reading.as_json and not isfinite(number):
+                    self.complain(line, path, f"{text[:80]!r} is no finite number", "put it in quotes if it is a word")
+                return Scalar(line, text, number)
         except (ValueError, KeyError):
             self.complain(line, path, f"{text[:80]!r} is no value of type {kind}", f"remove the !!{kind} before it")
             return Scalar(line, text, text)
