@@ -5,7 +5,7 @@ from pomerium_agent.databroker.cleanup import run_cleanup
 from pomerium_agent.databroker.follow import Change, Reset, Updated, follow
 from pomerium_agent.databroker.leases import hold_lease
 from pomerium_agent.databroker.memory import MemoryBackend
-from pomerium_agent.databroker.storage import open_databroker, storage_kind
+from pomerium_agent.databroker.storage import check_storage, open_databroker, storage_kind
 
 __all__ = [
     "Backend",
@@ -17,6 +17,7 @@ __all__ = [
     "ServerInfo",
     "Updated",
     "Written",
+    "check_storage",
     "follow",
     "hold_lease",
     "open_databroker",

@@ -22,6 +22,16 @@ def storage_kind(connection: str | None) -> StorageKind:
     return "file" if connection.startswith("file://") else "postgres"
 
 
+def check_storage(connection: str | None) -> None:
+    """Raise SettingsError for a kind of store that this version does not have; the connection is not shown."""
+    kind = storage_kind(connection)
+    if kind != "memory":
+        raise SettingsError(
+            f"databroker storage: the control plane asks for {kind!r} storage, which this version does not have yet; "
+            "remove the databroker storage connection from the cluster's settings to keep records in memory"
+        )
+
+
 @asynccontextmanager
 async def open_databroker(storage: str | None, clock: Clock, health: Health) -> AsyncIterator[Backend]:
     """Open the store that the bootstrap names (None: memory) and keep it clean; yields when it is ready.
@@ -42,10 +52,5 @@ async def open_databroker(storage: str | None, clock: Clock, health: Health) -> 
 
 
 def _backend(storage: str | None, clock: Clock) -> Backend:
-    kind = storage_kind(storage)
-    if kind == "memory":
-        return MemoryBackend(clock)
-    raise SettingsError(
-        f"databroker storage: the control plane asks for {kind!r} storage, which this version does not have yet; "
-        "remove the databroker storage connection from the cluster's settings to keep records in memory"
-    )
+    check_storage(storage)
+    return MemoryBackend(clock)

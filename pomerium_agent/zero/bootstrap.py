@@ -2,7 +2,8 @@
 
 import structlog
 
-from pomerium_agent.errors import ConfigRejected, Retryable
+from pomerium_agent.databroker.storage import check_storage
+from pomerium_agent.errors import ConfigRejected, Retryable, SettingsError
 from pomerium_agent.runtime.backoff import Backoff, loop
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
@@ -30,10 +31,14 @@ class BootstrapLoop:
         self.current: Latest[BootstrapConfig | None] = Latest(None)
 
     async def load(self, file: BootstrapFile) -> None:
-        """Take what the file holds; a file that cannot be used is logged, and the API will tell (Z-7)."""
+        """Take what the file holds; a file that cannot be used is logged, and the API will tell (Z-7).
+
+        That goes for a store which cannot be opened here, too: the settings may have been mended since.
+        """
         try:
             found = await file.load()
-        except ConfigRejected as error:
+            check_storage(found.storage_connection if found else None)
+        except (ConfigRejected, SettingsError) as error:
             log.error("bootstrap file unusable", path=str(file.path), reason=str(error))
             return
         if found is None:

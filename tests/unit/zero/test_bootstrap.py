@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,22 @@ async def test_a_file_that_cannot_be_used_is_named_and_the_start_goes_on(
         fetched = at.loop.current.value
     assert (loaded, fetched is None) == (None, False)
     assert await file.load() == fetched
+
+
+async def test_a_file_that_names_a_store_we_do_not_have_waits_for_the_api(tmp_path: Path) -> None:
+    """Z-7, Z-23: otherwise the file would stop each start, and nobody would hear that the settings were mended."""
+    file = BootstrapFile(tmp_path / "bootstrap.dat", KEY)
+    await file.save(replace(BOOTSTRAP, storage_connection="other://ada:secret@db"))
+
+    async with house(FileWriteback(file)) as at:
+        await at.loop.load(file)
+        loaded = at.loop.current.value
+        async with running(at):
+            await at.fetched(1)
+
+        assert loaded is None
+        assert at.loop.current.value is not None
+        assert (await file.load()) == at.loop.current.value
 
 
 async def test_a_missing_file_is_no_error(tmp_path: Path) -> None:
