@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from pomerium_agent.config.snapshot import Route, Settings
-from pomerium_agent.envoyconfig.templates import Reference, parse_template
+from pomerium_agent.config.templates import Reference, parse_template
 from pomerium_agent.pb.envoy.config.core.v3 import base_pb2
 
 HSTS = "Strict-Transport-Security"
