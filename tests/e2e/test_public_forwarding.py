@@ -4,10 +4,53 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.visitor import on_stage, route, settings, visit
-from tests.fakes.upstream import Seen, serve_upstream
+from tests.e2e.visitor import Stage, on_stage, route, settings, visit
+from tests.fakes.upstream import Seen, Upstream, serve_upstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+
+SET_ON_REQUESTS = {
+    "X-Static": "100%",
+    "X-Dollar": "$$1",
+    "X-Agent": 'via ${pomerium.request.headers["User-Agent"]}',
+    "X-Nobody": '<${pomerium.request.headers["X-Absent"]}>',
+    "X-Token": "${pomerium.access_token}",
+    "X-Gone": "set",
+}
+FORGED = [
+    ("X-Pomerium-Jwt-Assertion", "forged"),
+    ("X-Pomerium-Jwt-Assertion-For", "forged"),
+    ("X-Pomerium-Claim-Groups", "forged"),
+    ("X-Mail", "forged"),
+    ("X-Pomerium-Reproxy-Policy", "forged"),
+    ("X-Pomerium-Reproxy-Policy-Hmac", "forged"),
+    ("X-Pomerium-Authorization", "forged"),
+    ("X-Static", "forged"),
+    ("X-Token", "forged"),
+    ("X-Gone", "forged"),
+    ("Cookie", "a=1; _session=secret; b=2"),
+    ("User-Agent", "tests"),
+    ("X-Forwarded-For", "203.0.113.7"),
+    ("X-Forwarded-Proto", "gopher"),
+    ("X-Mixed-CASE", "kept"),
+]
+REWRITES = [
+    {"header": "Location", "prefix": "http://inside/", "value": "https://outside/"},
+    {"header": "X-Whole", "value": "new"},
+    {"header": "Set-Cookie", "prefix": "a=", "value": "b="},
+    {"header": "X-Absent", "value": "never"},
+]
+SET_ON_RESPONSES = {"X-Frame-Options": "DENY", "X-Note": "100% %REQ(x-asked)% %NOPE%", "x-own": "yes"}
+ANSWERED = [
+    ("Location", "http://inside/x"),
+    ("X-Whole", "old"),
+    ("X-Frame-Options", "ALLOW"),
+    ("X-Mixed-CASE", "kept"),
+    ("Set-Cookie", "a=1"),
+    ("Set-Cookie", "c=2"),
+    ("Server", "secret/1.0"),
+]
 
 
 async def test_paths_and_hosts_are_rewritten_on_the_way_to_the_upstream(tmp_path: Path) -> None:
@@ -76,121 +119,26 @@ async def test_paths_and_hosts_are_rewritten_on_the_way_to_the_upstream(tmp_path
             assert (reply.said["path"], over_socket.last.path) == ("/over/a?socket", "/over/a?socket")
 
 
-async def test_request_headers_reach_the_upstream_as_configured_and_what_is_ours_does_not() -> None:
-    """R-11, R-12, routes 5, authorize 24."""
-    set_headers = {
-        "X-Static": "100%",
-        "X-Dollar": "$$1",
-        "X-Agent": 'via ${pomerium.request.headers["User-Agent"]}',
-        "X-Nobody": '<${pomerium.request.headers["X-Absent"]}>',
-        "X-Token": "${pomerium.access_token}",
-        "X-Gone": "set",
-    }
-    forged = [
-        ("X-Pomerium-Jwt-Assertion", "forged"),
-        ("X-Pomerium-Jwt-Assertion-For", "forged"),
-        ("X-Pomerium-Claim-Groups", "forged"),
-        ("X-Mail", "forged"),
-        ("X-Pomerium-Reproxy-Policy", "forged"),
-        ("X-Pomerium-Reproxy-Policy-Hmac", "forged"),
-        ("X-Pomerium-Authorization", "forged"),
-        ("X-Static", "forged"),
-        ("X-Token", "forged"),
-        ("X-Gone", "forged"),
-        ("Cookie", "a=1; _session=secret; b=2"),
-        ("User-Agent", "tests"),
-        ("X-Forwarded-For", "203.0.113.7"),
-        ("X-Forwarded-Proto", "gopher"),
-        ("X-Mixed-CASE", "kept"),
-    ]
+async def test_headers_are_set_and_removed_on_the_way_to_the_upstream_and_back() -> None:
+    """R-11, R-12, R-13, routes 5, authorize 24, A3, A17."""
     async with serve_upstream() as upstream:
+        upstream.response_headers = ANSWERED
         routes = (
             route(
                 "app.DOMAIN",
                 to=upstream.url,
-                set_request_headers=set_headers,
+                set_request_headers=SET_ON_REQUESTS,
                 remove_request_headers=["x-gone", "Host", "X-Absent"],
                 pass_identity_headers=True,
+                set_response_headers=SET_ON_RESPONSES,
+                rewrite_response_headers=REWRITES,
             ),
+            route("quiet.DOMAIN", to=upstream.url, set_response_headers={"disable": "true"}),
         )
         whole = settings(cookie_name="_session", jwt_claims_headers={"X-Mail": "email"}, pass_identity_headers=True)
         async with on_stage(*routes, settings=whole) as stage:
-            await stage.visitor.ask("app.DOMAIN", headers=forged)
-            seen = upstream.last
-            spelled = [name for name, _ in seen.headers]
-
-            assert seen.values("x-static") == ["100%"]
-            assert seen.values("x-dollar") == ["$1"]
-            assert seen.values("x-agent") == ["via tests"]
-            assert seen.values("x-nobody") == ["<>"]
-            assert seen.values("x-token") == [""]  # nobody signed in; what the visitor sent does not stand in for it
-            assert seen.values("cookie") == ["a=1; b=2"]
-            assert seen.values("x-gone") == []
-            assert [name for name in spelled if name.lower().startswith("x-pomerium-")] == []
-            assert seen.values("x-mail") == []
-            [forwarded] = seen.values("x-forwarded-for")
-            assert forwarded.startswith("203.0.113.7,")  # and ours; Envoy writes its own address for loopback
-            assert seen.values("x-forwarded-proto") == ["https"]
-            assert len(seen.values("x-request-id")) == 1
-            assert "X-Mixed-CASE" in spelled  # HTTP/1 in, HTTP/1 out
-
-            credentials = {
-                "Pomerium abc": [],
-                "Bearer Pomerium-abc": [],
-                "Bearer abc": ["Bearer abc"],
-                "Basic YTpi": ["Basic YTpi"],
-            }
-            for sent, passes in credentials.items():
-                await stage.visitor.ask("app.DOMAIN", headers=[("Authorization", sent)])
-                assert upstream.last.values("authorization") == passes, sent
-            cookies = {"_session=secret": [], "_sessions=x; my_session=y": ["_sessions=x; my_session=y"]}
-            for sent, left in cookies.items():
-                await stage.visitor.ask("app.DOMAIN", headers=[("Cookie", sent)])
-                assert upstream.last.values("cookie") == left, sent
-
-
-async def test_response_headers_are_set_then_rewritten_and_can_be_switched_off() -> None:
-    """R-12, R-13, routes 5, A3, A17."""
-    rewrites = [
-        {"header": "Location", "prefix": "http://inside/", "value": "https://outside/"},
-        {"header": "X-Whole", "value": "new"},
-        {"header": "Set-Cookie", "prefix": "a=", "value": "b="},
-        {"header": "X-Absent", "value": "never"},
-    ]
-    own = {"X-Frame-Options": "DENY", "X-Note": "100% %REQ(x-asked)% %NOPE%", "x-own": "yes"}
-    async with serve_upstream() as upstream:
-        upstream.response_headers = [
-            ("Location", "http://inside/x"),
-            ("X-Whole", "old"),
-            ("X-Frame-Options", "ALLOW"),
-            ("X-Mixed-CASE", "kept"),
-            ("Set-Cookie", "a=1"),
-            ("Set-Cookie", "c=2"),
-            ("Server", "secret/1.0"),
-        ]
-        routes = (
-            route("app.DOMAIN", to=upstream.url, set_response_headers=own, rewrite_response_headers=rewrites),
-            route("quiet.DOMAIN", to=upstream.url, set_response_headers={"disable": "true"}),
-        )
-        async with on_stage(*routes) as stage:
-            reply = await stage.visitor.ask("app.DOMAIN", headers=[("X-Asked", "what")])
-
-            assert reply.headers["location"] == "https://outside/x"
-            assert reply.headers["x-whole"] == "new"
-            assert "x-absent" not in reply.headers
-            assert reply.headers.getall("set-cookie") == ["b=1", "c=2"]
-            assert reply.headers.getall("x-frame-options") == ["DENY"]
-            assert reply.headers["x-note"] == "100% what %NOPE%"
-            assert reply.headers["x-own"] == "yes"
-            assert reply.headers["x-xss-protection"] == "1; mode=block"
-            assert "strict-transport-security" in reply.headers
-            assert "X-Mixed-CASE" in list(reply.headers)
-            assert reply.headers["server"] == "envoy"
-            assert reply.headers["x-request-id"] == upstream.last.values("x-request-id")[0]
-
-            untouched = await stage.visitor.ask("quiet.DOMAIN")
-            assert untouched.headers.getall("x-frame-options") == ["ALLOW"]
-            assert "strict-transport-security" not in untouched.headers
+            await requests_arrive_clean(stage, upstream)
+            await responses_leave_dressed(stage, upstream)
 
             await stage.apply(*routes, settings=settings(set_response_headers={"X-Note": "100% ok", "X-All": "1"}))
             reply = await stage.visitor.ask("app.DOMAIN")
@@ -199,3 +147,61 @@ async def test_response_headers_are_set_then_rewritten_and_can_be_switched_off()
             async with visit(stage.world, stage.replica) as another:  # open connections keep their old listener
                 missing = await another.ask("nobody.DOMAIN")
             assert (missing.status, missing.headers["x-note"]) == (404, "100% ok")
+
+
+async def requests_arrive_clean(stage: Stage, upstream: Upstream) -> None:
+    """What is configured reaches the upstream; what is ours does not, nor what was forged."""
+    await stage.visitor.ask("app.DOMAIN", headers=FORGED)
+    seen = upstream.last
+    spelled = [name for name, _ in seen.headers]
+
+    assert seen.values("x-static") == ["100%"]
+    assert seen.values("x-dollar") == ["$1"]
+    assert seen.values("x-agent") == ["via tests"]
+    assert seen.values("x-nobody") == ["<>"]
+    assert seen.values("x-token") == [""]  # nobody signed in; what the visitor sent does not stand in for it
+    assert seen.values("cookie") == ["a=1; b=2"]
+    assert seen.values("x-gone") == []
+    assert [name for name in spelled if name.lower().startswith("x-pomerium-")] == []
+    assert seen.values("x-mail") == []
+    [forwarded] = seen.values("x-forwarded-for")
+    assert forwarded.startswith("203.0.113.7,")  # and ours; Envoy writes its own address for loopback
+    assert seen.values("x-forwarded-proto") == ["https"]
+    assert len(seen.values("x-request-id")) == 1
+    assert "X-Mixed-CASE" in spelled  # HTTP/1 in, HTTP/1 out
+
+    credentials = {
+        "Pomerium abc": [],
+        "Bearer Pomerium-abc": [],
+        "Bearer abc": ["Bearer abc"],
+        "Basic YTpi": ["Basic YTpi"],
+    }
+    for sent, passes in credentials.items():
+        await stage.visitor.ask("app.DOMAIN", headers=[("Authorization", sent)])
+        assert upstream.last.values("authorization") == passes, sent
+    cookies = {"_session=secret": [], "_sessions=x; my_session=y": ["_sessions=x; my_session=y"]}
+    for sent, left in cookies.items():
+        await stage.visitor.ask("app.DOMAIN", headers=[("Cookie", sent)])
+        assert upstream.last.values("cookie") == left, sent
+
+
+async def responses_leave_dressed(stage: Stage, upstream: Upstream) -> None:
+    """Set over what the upstream said, then rewritten; or left alone."""
+    reply = await stage.visitor.ask("app.DOMAIN", headers=[("X-Asked", "what")])
+
+    assert reply.headers["location"] == "https://outside/x"
+    assert reply.headers["x-whole"] == "new"
+    assert "x-absent" not in reply.headers
+    assert reply.headers.getall("set-cookie") == ["b=1", "c=2"]
+    assert reply.headers.getall("x-frame-options") == ["DENY"]
+    assert reply.headers["x-note"] == "100% what %NOPE%"
+    assert reply.headers["x-own"] == "yes"
+    assert reply.headers["x-xss-protection"] == "1; mode=block"
+    assert "strict-transport-security" in reply.headers
+    assert "X-Mixed-CASE" in list(reply.headers)
+    assert reply.headers["server"] == "envoy"
+    assert reply.headers["x-request-id"] == upstream.last.values("x-request-id")[0]
+
+    untouched = await stage.visitor.ask("quiet.DOMAIN")
+    assert untouched.headers.getall("x-frame-options") == ["ALLOW"]
+    assert "strict-transport-security" not in untouched.headers

@@ -176,8 +176,12 @@ class Stage:
 
     async def apply(self, *routes: str, settings: str = "", options: tuple[str, ...] = ()) -> None:
         """Another configuration; returns when it is in force."""
+        await self.put(self.world.config(*routes, settings=settings), *options)
+
+    async def put(self, config: str, *options: str) -> None:
+        """The same, for the text of a whole file."""
         before = await self._in_force()
-        await self.world.apply(*routes, settings=settings, options=options)
+        await self.world.cluster.apply(config, *options)
 
         async def changed() -> bool:
             return await self._in_force() != before
