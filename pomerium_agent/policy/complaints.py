@@ -44,3 +44,8 @@ def shown(value: object) -> str:
     """An operator's value, fit for one line of a message: as JSON, and cut when long."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def printable(word: str) -> str:
+    """A word of an operator's, fit for a path in a message."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in word[:SHOWN])

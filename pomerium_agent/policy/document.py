@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pomerium_agent.policy.complaints import SHOWN, Complaint, did_you_mean, shown
+from pomerium_agent.policy.complaints import Complaint, did_you_mean, printable, shown
 from pomerium_agent.policy.yaml_marks import POLICY, Mapping, Marked, Scalar, mark, read_yaml, to_plain
 from pomerium_agent.policy.yaml_marks import Sequence as List
 
@@ -156,7 +156,7 @@ class _Parser:
 
     def rules(self, marked: Mapping, prefix: str) -> Iterator[Rule]:
         for name, body in marked.items.items():
-            path, line = prefix + _word(name), marked.lines[name]
+            path, line = prefix + printable(name), marked.lines[name]
             if name not in _ACTIONS:
                 remedy = did_you_mean(name, _ACTIONS, otherwise="write allow or deny")
                 self.refuse(line, path, f"there is no action {shown(name)}", remedy)
@@ -168,7 +168,7 @@ class _Parser:
     def blocks(self, body: Mapping, path: str) -> tuple[Block, ...]:
         found: dict[Operator, tuple[Term, ...]] = {}
         for name, terms in body.items.items():
-            here, line = f"{path}.{_word(name)}", body.lines[name]
+            here, line = f"{path}.{printable(name)}", body.lines[name]
             if name == "action":
                 continue
             if name not in _OPERATORS:
@@ -193,17 +193,12 @@ class _Parser:
             else:
                 ((key, data),) = item.items.items()
                 name, _, sub = key.partition("/")
-                yield Term(name, sub, data, item.lines[key], f"{here}.{_word(key)}")
+                yield Term(name, sub, data, item.lines[key], f"{here}.{printable(key)}")
 
 
 _ACTIONS = {action.value: action for action in Action}
 _OPERATORS = {operator.value: operator for operator in Operator}
 _EXAMPLE = "write, for example, allow: {and: [{authenticated_user: true}]}"
-
-
-def _word(name: str) -> str:
-    """A key, fit for a path in a message."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name[:SHOWN])
 
 
 def _hint(item: Marked) -> str:
