@@ -15,14 +15,16 @@ from pomerium_agent.errors import Refused, SettingsError
 from pomerium_agent.pb.pomerium import connect_pb2
 from pomerium_agent.runtime.clock import SystemClock
 from pomerium_agent.runtime.health import Check, Health
+from pomerium_agent.settings import Endpoint
 from pomerium_agent.zero.api import Patience
-from pomerium_agent.zero.link import LEASE, Link, open_link, run_jobs
+from pomerium_agent.zero.link import LEASE, LEASE_TTL, Link, open_link, run_jobs
 from tests.fakes.authority import issue_for_loopback
 from tests.fakes.clock import ManualClock, settle
 from tests.fakes.control_plane import PATIENCE, FakeControlPlane, Say, html, say, serve_control_plane, settings_for
 from tests.unit.zero.wire import record
 
 CONFIG = "type.googleapis.com/pomerium.config.Config"
+BOOTSTRAP_UPDATED = connect_pb2.Message(bootstrap_config_updated=connect_pb2.BootstrapConfigUpdated())
 CONFIG_UPDATED = connect_pb2.Message(config_updated=connect_pb2.ConfigUpdated())
 
 
@@ -81,6 +83,28 @@ async def test_from_a_token_to_records_and_reports(tmp_path: Path) -> None:
     assert at.link.bootstrap.value.cluster_id == "cluster"
 
 
+async def test_bundles_arrive_although_the_stream_never_stood(tmp_path: Path) -> None:
+    """Z-32: a full sync follows the lease, whatever the state of the connection."""
+    async with serve_control_plane() as plane:
+        plane.publish("config", [record("a")], etag='"1"')
+        nowhere = Endpoint(url="", tls=False, host="127.0.0.1", port=1)
+        async with linked(plane, tmp_path, connect=nowhere) as at, run_jobs(at.link, at.backend):
+            await at.until_ids("a")
+
+            assert at.link.connection.value.turn == 0
+
+
+async def test_the_bootstrap_is_fetched_at_start_on_connect_and_when_the_stream_says_so(tmp_path: Path) -> None:
+    """Z-21, Z-22."""
+    async with serve_control_plane() as plane, linked(plane, tmp_path) as at:
+        await plane.until(lambda: len(plane.requests("bootstrap")) == 2)
+        await at.until_healthy(Check.ZERO_CONNECT)
+
+        plane.push(BOOTSTRAP_UPDATED)
+
+        await plane.until(lambda: len(plane.requests("bootstrap")) == 3)
+
+
 async def test_a_change_arrives_within_moments(tmp_path: Path) -> None:
     """Z-20."""
     async with serve_control_plane() as plane:
@@ -106,6 +130,11 @@ async def test_bundles_are_synced_by_the_holder_of_the_lease_alone(tmp_path: Pat
             await plane.until(lambda: plane.spans)
 
     assert plane.requests("bundles") == []
+
+
+def test_the_lease_is_the_one_that_every_replica_wants() -> None:
+    """Z-29: replicas of the reference among them."""
+    assert ("zero-ctrl", timedelta(seconds=30)) == (LEASE, LEASE_TTL)
 
 
 async def test_the_lease_is_given_back_at_the_end(tmp_path: Path) -> None:
@@ -135,10 +164,11 @@ async def test_a_new_bootstrap_begins_the_leased_jobs_anew(tmp_path: Path) -> No
         async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
             await at.until_ids("a")
             await at.until_healthy(Check.ZERO_CONNECT)
+            await plane.until(lambda: len(plane.requests("bootstrap")) == 2)  # at start, and on connect
             listed = len(plane.requests("bundles"))
             plane.bootstrap["organizationId"] = "another"
 
-            plane.push(connect_pb2.Message(bootstrap_config_updated=connect_pb2.BootstrapConfigUpdated()))
+            plane.push(BOOTSTRAP_UPDATED)
 
             await plane.until(lambda: len(plane.requests("bundles")) > listed)
 
