@@ -6,10 +6,12 @@ AgentError
 ├── Retryable          may pass by itself                      → supervise() waits and tries again
 │   ├── ControlPlaneUnavailable
 │   ├── DatabrokerUnavailable
+│   ├── ProviderUnavailable
 │   └── EnvoyUnavailable
 ├── CursorExpired      our place in the change log is gone     → read it all again
 ├── ConfigRejected     a bundle does not hold together         → report it, keep the last good one
 ├── RecordNotFound     no such record
+├── BearerRejected     a visitor's token is not valid      → 403, nothing else is tried
 ├── LeaseTaken         another replica does the job            → wait for our turn
 └── InvalidRequest     a caller's arguments make no sense      → tell the caller, change nothing
     └── Unsupported    they would make sense, but nobody does it
@@ -42,6 +44,10 @@ class DatabrokerUnavailable(Retryable):
     """The store behind the databroker cannot be reached."""
 
 
+class ProviderUnavailable(Retryable):
+    """An identity provider, or the authenticate service that speaks for it, cannot be asked."""
+
+
 class EnvoyUnavailable(Retryable):
     """Envoy does not run, or does not answer on its admin socket."""
 
@@ -56,6 +62,10 @@ class ConfigRejected(AgentError):
 
 class RecordNotFound(AgentError):
     """There is no such record."""
+
+
+class BearerRejected(AgentError):
+    """A bearer token, on a route that reads them, is not valid (A-9); the text never quotes it."""
 
 
 class LeaseTaken(AgentError):

@@ -9,9 +9,9 @@ from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import unpack
 from pomerium_agent.sessions.access import AccessTracker, track_access
 from pomerium_agent.sessions.entries import SERVICE_ACCOUNT, SESSION
-from tests.fakes import people
+from tests.fakes import session_records as people
 from tests.fakes.clock import settle
-from tests.fakes.people import NOW
+from tests.fakes.session_records import NOW
 from tests.unit.sessions.stage import Stage
 
 

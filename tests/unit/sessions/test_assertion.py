@@ -15,8 +15,8 @@ from pomerium_agent.sessions.assertion import PLAIN, Assertion, Assertions, Asse
 from pomerium_agent.sessions.identity import Resolved, resolve
 from pomerium_agent.sessions.jwk import public_jwk
 from pomerium_agent.sessions.signer import Signer, derive_signing_key, read_signer
-from tests.fakes import people
-from tests.fakes.people import NOW
+from tests.fakes import session_records as people
+from tests.fakes.session_records import NOW
 from tests.unit.sessions.stage import Stage
 
 SECRET = bytes(range(32))

@@ -9,8 +9,8 @@ from pomerium_agent.policy.facts import STRANGER, DeviceCredential
 from pomerium_agent.records import Record
 from pomerium_agent.sessions.handle import Handle
 from pomerium_agent.sessions.identity import Impersonated, Resolved, resolve
-from tests.fakes import people
-from tests.fakes.people import NOW
+from tests.fakes import session_records as people
+from tests.fakes.session_records import NOW
 from tests.unit.sessions.stage import Stage
 
 PAST, SOON, LATER = NOW - timedelta(seconds=1), NOW + timedelta(minutes=1), NOW + timedelta(hours=1)

@@ -16,7 +16,7 @@ from pomerium_agent.sessions import entries
 from pomerium_agent.sessions.handle import Handle
 from pomerium_agent.sessions.identity import Resolved, resolve
 from pomerium_agent.sessions.live import Sessions
-from tests.fakes import people
+from tests.fakes import session_records as people
 from tests.fakes.clock import settle
 from tests.unit.sessions.stage import Stage, handle
 

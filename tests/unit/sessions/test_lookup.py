@@ -7,7 +7,7 @@ from pomerium_agent.sessions.handle import Handle, HandleReader, sign_handle
 from pomerium_agent.sessions.live import Sessions
 from pomerium_agent.sessions.lookup import SignedIn, find_session
 from pomerium_agent.sessions.sources import Source, find_handles
-from tests.fakes import people
+from tests.fakes import session_records as people
 from tests.unit.sessions.stage import Stage, handle
 
 KEY = bytes(range(32))

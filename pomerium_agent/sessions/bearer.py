@@ -1,0 +1,235 @@
+"""Bearer tokens of others, on routes that read them: verified, and turned into ordinary sessions (authorize 4.2)."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeGuard
+from weakref import WeakValueDictionary
+
+import aiohttp
+from google.protobuf.struct_pb2 import ListValue
+
+from pomerium_agent.databroker.backend import Backend
+from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, RecordNotFound
+from pomerium_agent.pb.pomerium import session_pb2, user_pb2
+from pomerium_agent.records import Record, pack, unpack
+from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.sessions.claims import flatten, thaw
+from pomerium_agent.sessions.entries import SESSION, USER
+from pomerium_agent.sessions.fetch import fetch_json
+from pomerium_agent.sessions.handle import Handle
+from pomerium_agent.sessions.identity import Resolved, resolve
+from pomerium_agent.sessions.jwks import JwksCache
+from pomerium_agent.sessions.jwt import MAX_TOKEN, JwtProvider, verify_jwt
+from pomerium_agent.sessions.live import Sessions
+
+ACCESS_TOKENS = uuid.UUID("0194f6f8-e760-76a0-8917-e28ac927a34d")
+IDENTITY_TOKENS = uuid.UUID("0194f6f9-aec0-704e-bb4a-51054f17ad17")
+JWTS = uuid.UUID("0195a000-a000-7000-8000-00000000a01a")
+QUESTIONS = 32  # verifications under way at the authenticate service at one time
+WRITE_SECONDS = 5.0
+
+
+class BearerFormat(StrEnum):
+    """What the bearer token of a route is taken for."""
+
+    ACCESS_TOKEN = "idp_access_token"  # noqa: S105  # the name of a format
+    IDENTITY_TOKEN = "idp_identity_token"  # noqa: S105
+    JWT = "jwt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BearerRule:
+    """How one route reads bearers. `providers` are those it allows, for JWTs; the others ask `authenticate_url`."""
+
+    format: BearerFormat
+    idp_id: str = ""
+    authenticate_url: str = ""
+    providers: tuple[JwtProvider, ...] = ()
+    cookie_expire: timedelta = timedelta(hours=14)
+
+
+def bearer_session_id(namespace: uuid.UUID, name: str, token: str) -> str:
+    """The id of the session of a token; the same on every replica (databroker 13.1, D-45).
+
+    `name` is an identity provider's id or name; without one the namespace is used directly.
+    """
+    return str(uuid.uuid5(uuid.uuid5(namespace, name) if name else namespace, token))
+
+
+class Bearers:
+    """Finds or makes the session behind a bearer token."""
+
+    def __init__(self, *, sessions: Sessions, backend: Backend, http: aiohttp.ClientSession, clock: Clock) -> None:
+        self._sessions = sessions
+        self._backend = backend
+        self._http = http
+        self._clock = clock
+        self._jwks = JwksCache(http, clock)
+        self._questions = asyncio.Semaphore(QUESTIONS)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def find(self, token: str, rule: BearerRule) -> Resolved | None:
+        """Who is behind the token; None when its session has expired, which is as good as none.
+
+        Raises BearerRejected for an invalid token: nothing else may then be tried (A-9, A-10). Raises
+        ProviderUnavailable and DatabrokerUnavailable when it cannot be found out.
+        """
+        if len(token) > MAX_TOKEN or not token.isascii():
+            raise BearerRejected("the bearer token is too long or not ASCII")
+        if rule.format is BearerFormat.JWT:
+            return await self._jwt(token, rule)
+        return await self._of_provider(token, rule)
+
+    async def _jwt(self, token: str, rule: BearerRule) -> Resolved | None:
+        """Verified every time; the record is made anew when it has expired."""
+        provider, claims = await verify_jwt(token, rule.providers, self._jwks, self._clock.now())
+        id = bearer_session_id(JWTS, provider.name, token)
+        async with self._lock(id):
+            resolved = await self._existing(id)
+            if resolved is not None:
+                return resolved
+            session = self._session(id, claims, rule, user_id=f"{provider.name}/{claims['sub']}", idp_id=provider.name)
+            ends = self._clock.now() + rule.cookie_expire
+            if session.expires_at.ToDatetime(UTC) > ends:
+                session.expires_at.FromDatetime(ends)
+            return await self._write(session, claims)
+
+    async def _of_provider(self, token: str, rule: BearerRule) -> Resolved | None:
+        """Verified once: the record of a known token is used as it is, be it expired."""
+        access = rule.format is BearerFormat.ACCESS_TOKEN
+        id = bearer_session_id(ACCESS_TOKENS if access else IDENTITY_TOKENS, rule.idp_id, token)
+        if self._sessions.session(id) is not None:
+            return resolve(self._sessions, id, self._clock.now())
+        async with self._lock(id):  # many requests may bring the same new token; one of them asks
+            if await self._exists(id):
+                return await self._existing(id)
+            claims = await self._ask(token, rule, access=access)
+            user_id = claims.get("oid") or claims.get("sub")
+            if not _is_text(user_id) or not user_id:
+                raise BearerRejected("the bearer token names no user")
+            session = self._session(id, claims, rule, user_id=user_id, idp_id=rule.idp_id)
+            if access:
+                session.oauth_token.access_token, session.oauth_token.token_type = token, "Bearer"
+                session.oauth_token.expires_at.CopyFrom(session.expires_at)
+            else:
+                session.id_token.raw = token
+            return await self._write(session, claims)
+
+    async def _ask(self, token: str, rule: BearerRule, *, access: bool) -> Mapping[str, Any]:
+        """The claims, by the word of the authenticate service (authenticate 8.7)."""
+        path, name = ("verify-access-token", "accessToken") if access else ("verify-identity-token", "identityToken")
+        url = f"{rule.authenticate_url.rstrip('/')}/.pomerium/{path}"
+        async with self._questions:
+            answer = await fetch_json(self._http, url, post={name: token, "identityProviderId": rule.idp_id})
+        claims = answer.get("claims")
+        if answer.get("valid") is not True:
+            raise BearerRejected("the authenticate service does not accept the bearer token")
+        if not isinstance(claims, dict):
+            raise BearerRejected("the authenticate service says nothing of the bearer token's owner")
+        return claims
+
+    def _session(
+        self, id: str, claims: Mapping[str, Any], rule: BearerRule, *, user_id: str, idp_id: str
+    ) -> session_pb2.Session:
+        now = self._clock.now()
+        audience = claims.get("aud")
+        session = session_pb2.Session(
+            id=id,
+            user_id=user_id,
+            idp_id=idp_id,
+            refresh_disabled=True,
+            audience=[name for name in (audience if isinstance(audience, list) else [audience]) if _is_text(name)],
+        )
+        session.issued_at.FromDatetime(_time(claims, "iat") or now)
+        session.expires_at.FromDatetime(_time(claims, "exp") or now + rule.cookie_expire)
+        session.accessed_at.FromDatetime(now)
+        try:
+            for key, values in flatten(claims).items():
+                listed = ListValue()
+                listed.extend(thaw(list(values)))
+                session.claims[key].CopyFrom(listed)
+        except (ValueError, OverflowError, TypeError, RecursionError):  # what no protobuf can hold
+            raise BearerRejected("the claims of the bearer token cannot be kept") from None
+        return session
+
+    async def _write(self, session: session_pb2.Session, claims: Mapping[str, Any]) -> Resolved | None:
+        """Write user and session together, and see to it that they are read from now on."""
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                user = await self._user(session.user_id)
+                user.name = _claim(claims, "name") or user.name
+                user.email = _claim(claims, "email") or user.email
+                written = await self._backend.put(
+                    [
+                        Record(type=USER, id=user.id, data=pack(user)),
+                        Record(type=SESSION, id=session.id, data=pack(session)),
+                    ]
+                )
+        except TimeoutError:
+            raise DatabrokerUnavailable(f"a session was not written within {WRITE_SECONDS:g} s") from None
+        hint = Handle(
+            id=session.id,
+            databroker_server_version=written.server_version,
+            databroker_record_version=written.records[-1].version,
+        )
+        return await self._existing(session.id, hint)
+
+    async def _user(self, id: str) -> user_pb2.User:
+        """The user's record as it is: someone who also logs in keeps their claims and devices."""
+        try:
+            record = await self._backend.get(USER, id)
+        except RecordNotFound:
+            return user_pb2.User(id=id)
+        return unpack(record.data, user_pb2.User) or user_pb2.User(id=id)
+
+    async def _exists(self, id: str) -> bool:
+        """Also when another replica wrote it a moment ago."""
+        if self._sessions.session(id) is not None:
+            return True
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                record = await self._backend.get(SESSION, id)
+        except RecordNotFound:
+            return False
+        except TimeoutError:
+            raise DatabrokerUnavailable(f"a session was not read within {WRITE_SECONDS:g} s") from None
+        info = await self._backend.server_info()
+        await self._sessions.ready_for(
+            Handle(
+                id=id, databroker_server_version=info.server_version, databroker_record_version=max(record.version, 1)
+            )
+        )
+        return True
+
+    async def _existing(self, id: str, hint: Handle | None = None) -> Resolved | None:
+        await self._sessions.ready_for(hint or Handle(id=id))
+        return resolve(self._sessions, id, self._clock.now())
+
+    def _lock(self, id: str) -> asyncio.Lock:
+        lock = self._locks.get(id)
+        if lock is None:
+            lock = self._locks[id] = asyncio.Lock()
+        return lock
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> str:
+    value = claims.get(name)
+    return value if _is_text(value) else ""
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _time(claims: Mapping[str, Any], name: str) -> datetime | None:
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise BearerRejected(f"the {name} of the bearer token is no time") from None
