@@ -1,6 +1,7 @@
 """From the compiled configuration to Envoy, and what Envoy says of it back to the health checks."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from pomerium_agent.agent.board import Board
 from pomerium_agent.config import Compiled, ConfigSnapshot
 from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
-from pomerium_agent.envoy.ads_state import Delivery
+from pomerium_agent.envoy.ads_state import Delivery, Rejection
 from pomerium_agent.envoyconfig import BuildCache, LocalAddresses, build_resources
+from pomerium_agent.envoyconfig.listeners import REDIRECT
 from pomerium_agent.envoyconfig.resources import CLUSTER, LISTENER, ROUTES, SECRET
 from pomerium_agent.errors import EnvoyUnavailable
 from pomerium_agent.runtime.clock import Clock
@@ -31,6 +33,7 @@ CHECKS: Mapping[str, Check] = {
 REPORT_LIMIT = 2000  # characters of a health report; Envoy may quote a whole resource
 POLL_UNTIL_LIVE = 0.25  # seconds
 POLL_WHEN_LIVE = 10.0
+START_SECONDS = 5.0  # that Envoy may take to open its admin socket before anybody is told
 
 
 @dataclass(slots=True)
@@ -104,13 +107,13 @@ class Feeder:
         board, health = self.board, self.board.health
         refused = {refusal.type_url for refusal in delivery.rejections}
         for refusal in delivery.rejections:
-            health.failed(CHECKS[refusal.type_url], f"envoy refuses {refusal.name}: {refusal.reason}"[:REPORT_LIMIT])
+            health.failed(CHECKS[refusal.type_url], in_words(refusal)[:REPORT_LIMIT])
         if not delivery.settled or self._blame.searching:
             return
         for url, check in CHECKS.items():
             if url not in refused and check is not Check.XDS_ROUTES:
                 health.running(check)
-        if refused & {LISTENER, ROUTES}:
+        if any(refusal.type_url in (LISTENER, ROUTES) and refusal.name != REDIRECT for refusal in delivery.rejections):
             return  # visitors do not get what was asked for
         faults = board.offered.faults if board.offered else ()
         blamed = {f"fault.{fault.id}": str(fault) for fault in faults if fault.route_id and not fault.field}
@@ -123,14 +126,27 @@ class Feeder:
             log.info("configuration in force", digest=offered.digest, refused=len(delivery.rejections))
 
 
+def in_words(refusal: Rejection) -> str:
+    """What Envoy would not take, why, and what to do about it where that is known."""
+    reason = re.sub(r"^Error adding/updating listener\(s\) \S+: ", "", refusal.reason).strip()
+    words = f"envoy refuses {refusal.name}: {reason}"
+    if "cannot bind" not in reason:
+        return words
+    setting = "HTTP_REDIRECT_ADDR" if refusal.name == REDIRECT else "ADDRESS"
+    remedy = "give the service CAP_NET_BIND_SERVICE" if "Permission denied" in reason else "free the port"
+    return f"{words}; {remedy}, or choose another address with {setting}. It is tried again every few seconds"
+
+
 async def watch_envoy(admin: EnvoyAdmin, health: Health, clock: Clock) -> None:
     """Ask Envoy whether it is live: often until it is, then now and then (R-23)."""
+    began = clock.monotonic()
     while True:
         try:
             live = await admin.live()
         except EnvoyUnavailable as error:
             live = False
-            health.failed(Check.ENVOY, str(error))
+            if clock.monotonic() - began >= START_SECONDS:
+                health.failed(Check.ENVOY, str(error))
         if live:
             health.running(Check.ENVOY)
         await clock.sleep(POLL_WHEN_LIVE if live else POLL_UNTIL_LIVE)

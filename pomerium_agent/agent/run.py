@@ -22,6 +22,7 @@ from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
 from pomerium_agent.envoy.ads_server import AdsServer, serve_ads
 from pomerium_agent.envoy.binary import envoy_binary
 from pomerium_agent.envoyconfig import LocalAddresses, build_bootstrap, envoy_arguments
+from pomerium_agent.errors import EnvoyUnavailable
 from pomerium_agent.runtime.clock import Clock, SystemClock
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
@@ -104,7 +105,10 @@ async def _run_envoy(
     """Have the keeper start Envoy, or adopt the one that runs, and be there when it asks for its configuration."""
     runtime = settings.runtime_dir
     admin_socket, ads_socket, bootstrap = runtime / "envoy-admin.sock", runtime / "ads.sock", runtime / "envoy.json"
-    await asyncio.to_thread(_write_private, bootstrap, build_bootstrap(admin_socket, ads_socket))
+    try:
+        await asyncio.to_thread(_write_private, bootstrap, build_bootstrap(admin_socket, ads_socket))
+    except OSError as error:
+        raise EnvoyUnavailable(f"cannot write {bootstrap}, which Envoy starts from: {error.strerror}") from error
     argv = envoy_arguments(
         envoy_binary(settings.envoy_path), bootstrap, concurrency=settings.local.concurrency, log_level="info"
     )

@@ -81,6 +81,8 @@ def build_bootstrap(admin_socket: Path | str, ads_socket: Path | str) -> dict[st
             },
         },
         "stats_config": {"stats_tags": [{"tag_name": "service", "fixed_value": "pomerium"}]},
+        # Most of what a cluster costs are its counters. Those of its traffic are made when there is some.
+        "deferred_stat_options": {"enable_deferred_creation_stats": True},
     }
 
 
@@ -119,6 +121,8 @@ def envoy_arguments(
     """The command line of Envoy; concurrency 0 leaves it to Envoy, which takes one worker per CPU it may use."""
     arguments = [str(binary), "-c", str(bootstrap), "--disable-hot-restart"]
     arguments += ["--log-level", envoy_log_level(log_level), "--log-format", _LOG_FORMAT]
+    # Its word on each refusal and each lost stream is ours to give, once.
+    arguments += ["--component-log-level", "config:error"]
     arguments += ["--file-flush-interval-msec", "1000"]  # access log lines are for reading now
     if concurrency:
         arguments += ["--concurrency", str(concurrency)]

@@ -6,6 +6,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -151,6 +152,18 @@ async def test_a_taken_port_is_named_and_served_once_it_is_free(monkeypatch: pyt
             await eventually("the taken port is named", named_on(board))
             taken.close()
             await in_force(board, "one")
+            assert (await ask(port, "a.test"))[0] == 200
+
+
+async def test_a_taken_redirect_port_keeps_nothing_else_from_being_in_force() -> None:
+    """Routes 13: only the redirect is missing, so the replica is ready."""
+    port, redirect = free_port(), free_port()
+    one = snapshot(port, "one", route("a"))
+    config = replace(one, settings=replace(one.settings, http_redirect=Address(host="127.0.0.1", port=redirect)))
+    with socket.create_server(("127.0.0.1", redirect), reuse_port=False):
+        async with fed_envoy(Latest(Compiled(config))) as board:
+            await in_force(board, "one")
+            await eventually("the taken port is named", named_on(board))
             assert (await ask(port, "a.test"))[0] == 200
 
 
