@@ -97,7 +97,8 @@ def _replica(replica: Replica, versions: Mapping[str, int], current: str, *, con
     nothing = HealthReport(check="")
     build = replica.reports.get(Check.CONFIG_BUILD, nothing)
     # Our replicas say there what Envoy acknowledged; what was built may still be on its way, or refused.
-    taken = replica.reports.get(Check.XDS_ROUTES, build)
+    tells = any(check in replica.reports for check in (Check.XDS_ROUTES, Check.XDS_LISTENER, Check.XDS_CLUSTER))
+    taken = replica.reports.get(Check.XDS_ROUTES, nothing) if tells else build
     digest = taken.attributes.get("digest", "")
     faults, notes = _left_out(build, taken)
     bundle = replica.reports.get(bundle_check(BUNDLE_ID), nothing)

@@ -22,6 +22,7 @@ from tests.fakes.console import NOW, QUICKSTART, Visit, visited_console
 
 BUILD = "config.databroker.build"
 ROUTES = "xds.route-configuration"
+LISTENER = "xds.listener"
 
 
 def attributes(values: dict[str, str]) -> list[KeyValue]:
@@ -118,6 +119,18 @@ async def test_in_force_is_what_envoy_took_and_not_what_was_built(tmp_path: Path
         assert words(visit)[-2:] == [
             "    has not said yet which configuration is in force",
             f"    {ROUTES}: envoy refuses it",
+        ]
+
+
+async def test_a_replica_whose_listener_cannot_open_has_nothing_in_force(tmp_path: Path) -> None:
+    async with visited_console(tmp_path) as visit:
+        digest = visit.console.store.config(visit.cluster.id).digest
+
+        await export(visit, span(BUILD, digest=digest), span(LISTENER, error="cannot bind :443"))
+
+        assert words(visit)[-2:] == [
+            "    has not said yet which configuration is in force",
+            f"    {LISTENER}: cannot bind :443",
         ]
 
 
