@@ -1,6 +1,7 @@
 """The cluster API over HTTP: one method per operation, and one place that says what an answer means (zero link 4)."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -148,7 +149,8 @@ class ClusterApi:
                 f"unexpected response: {where}, and not JSON; is CLUSTER_API_ENDPOINT the address of a cluster API?"
             )
         if answer.status not in (200, 400, 500, *operation.declared):
-            raise ControlPlaneUnavailable(f"unexpected response: {where}")
+            hint = "; does CLUSTER_API_ENDPOINT lack its path, /cluster/v1?" if answer.status == 404 else ""
+            raise ControlPlaneUnavailable(f"unexpected response: {where}{hint}")
         try:
             document: object = json.loads(answer.body)
         except (ValueError, RecursionError) as error:
@@ -184,6 +186,16 @@ class AnswerTooLong(ValueError):
 
 def http_reason(error: Exception) -> str:
     """What went wrong with a request, in one line; most of aiohttp's errors quote the URL with all its secrets."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted (SSL_CERT_FILE says whom to trust): {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):  # without aiohttp's words about its own arguments
+        cause = error.os_error
+        # A ConnectionError quotes the address once more; the words for its number do not.
+        plain = isinstance(cause, ConnectionError) and cause.errno is not None
+        why = os.strerror(cause.errno or 0) if plain else cause.strerror or cause
+        return f"cannot connect to {error.host}:{error.port}: {why}"
+    if type(error) is aiohttp.ClientResponseError:  # what has a better name has a class of its own
+        return "the answer is not HTTP/1.1; is this the address of a gRPC service, or of something else?"
     if isinstance(error, OSError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | AnswerTooLong):
         return str(error) or type(error).__name__
     return type(error).__name__

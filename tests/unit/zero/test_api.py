@@ -1,5 +1,6 @@
 """The cluster API: what is asked, and what each answer means."""
 
+import asyncio
 import base64
 import json
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pomerium_agent.zero.answers import BootstrapConfig
 from pomerium_agent.zero.api import MAX_ANSWER_BYTES
 from tests.fakes.authority import issue_for_loopback
 from tests.fakes.control_plane import SIGNATURE, TOKEN, Say, html, say, serve_control_plane
+from tests.fakes.raw_server import serve_raw, swallow
 from tests.unit.zero.wire import IMPATIENT, open_api
 
 
@@ -96,7 +98,7 @@ async def test_a_refused_exchange_is_a_refusal_of_every_call() -> None:
         (Say(content_type=None), "unexpected response: 200"),
         (say({"error": "oops"}, 500), "internal server error: oops"),
         (say({"error": "no"}, 403), "unexpected response: 403"),
-        (say({"error": "no"}, 404), "unexpected response: 404"),
+        (say({"error": "no"}, 404), "does CLUSTER_API_ENDPOINT lack its path, /cluster/v1?"),
         (say({}, 201), "unexpected response: 201"),
         (say({"error": "no"}, 503), "unexpected response: 503"),
         (Say(body=b"{", status=200), "whose body is not JSON"),
@@ -123,6 +125,30 @@ async def test_every_other_answer_may_pass_by_itself_and_says_what_came(answer: 
 
         assert complaint.format(base=plane.http_url) in str(unavailable.value)
         assert (await api.bootstrap()).cluster_id == "cluster"
+
+
+async def test_the_port_of_a_grpc_service_is_told_from_that_of_the_api() -> None:
+    """They are easily swapped."""
+
+    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00")  # HTTP/2 SETTINGS
+        await writer.drain()
+
+    async with serve_control_plane() as plane, serve_raw(greet) as port:
+        plane.http_url = f"http://127.0.0.1:{port}"
+        async with open_api(plane) as api:
+            with pytest.raises(ControlPlaneUnavailable, match="is this the address of a gRPC service"):
+                await api.bootstrap()
+
+
+async def test_an_address_where_nobody_listens_is_told_in_plain_words() -> None:
+    async with serve_raw(swallow) as port:
+        pass
+    async with serve_control_plane() as plane:
+        plane.http_url = f"http://127.0.0.1:{port}"
+        async with open_api(plane) as api:
+            with pytest.raises(ControlPlaneUnavailable, match=rf"connect to 127.0.0.1:{port}: Connection refused$"):
+                await api.bootstrap()
 
 
 async def test_a_bundle_that_is_not_known_says_why() -> None:
