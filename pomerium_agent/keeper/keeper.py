@@ -142,9 +142,10 @@ class Keeper:
         for process in reap(running):
             if process is self._agent.process:
                 self._drop_link()
-                code = self._agent.ended(now)
-                if code in FINAL_EXIT_CODES and self._exit_code is None:
-                    self._exit_code = code
+                if process.returncode in FINAL_EXIT_CODES:
+                    self._agent.forget()
+                    self._exit_code = process.returncode if self._exit_code is None else self._exit_code
+                self._agent.ended(now)
             else:
                 self._envoy.ended(now)
                 self._tell(envoy_event(0, None))

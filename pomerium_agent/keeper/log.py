@@ -27,7 +27,7 @@ class Log:
         if RANKS[level] < self._lowest:
             return
         time = datetime.now(UTC).replace(tzinfo=None).isoformat() + "Z"
-        line = {**facts, "event": event, "level": level, "time": time, "service": "keeper"}
+        line = {"time": time, "level": level, "event": event, "service": "keeper", **facts}
         try:
             sys.stdout.write(json.dumps(line, default=str) + "\n")
             sys.stdout.flush()

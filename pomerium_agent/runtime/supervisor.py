@@ -29,7 +29,7 @@ async def supervise(name: str, run: Callable[[], Awaitable[None]], *, clock: Clo
             if clock.monotonic() - began > SETTLED_AFTER:
                 backoff.reset()
             wait = backoff.next()
-            log.warning("service down", service=name, reason=str(error), retry_in=round(wait, 2))
+            log.warning("part down", part=name, reason=str(error), retry_in=round(wait, 2))
             await clock.sleep(wait)
         else:
             raise RuntimeError(f"{name} returned; services run until cancelled")

@@ -126,7 +126,10 @@ def test_an_agent_that_may_not_go_on_ends_everything_with_its_code(tmp_path: Pat
         envoy = on.wait("envoy", "started")
         os.kill(on.wait("agent", "started")["pid"], signal.SIGKILL)
 
-        assert on.end()[0] == code
+        ended, log = on.end()
+        assert ended == code
+        assert "restart_in" not in [line for line in log if line.get("child") == "agent"][-1]
+        assert list(log[0])[:4] == ["time", "level", "event", "service"]
         on.wait("envoy", "asked", request="POST /drain_listeners?graceful HTTP/1.1")
         on.wait("envoy", "SIGTERM")
         assert gone(envoy["pid"])
