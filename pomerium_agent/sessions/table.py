@@ -46,16 +46,20 @@ class Table(Generic[E]):
         self._generations = generations
 
     async def reset(self, change: Reset) -> None:
-        """Take in a complete new copy, all at once; decoding it lets others run in between (V13)."""
-        entries: list[tuple[str, E]] = []
-        for number, record in enumerate(change.records):
-            if number % SLICE == SLICE - 1:
+        """Take in a complete new copy, all at once; making it ready lets others run in between (V13).
+
+        What is learned past the log meanwhile is lost, so whoever learned something looks again after a reset.
+        """
+        rows: dict[str, E] = {}
+        for number, record in enumerate(change.records, 1):
+            if number % SLICE == 0:
                 await asyncio.sleep(0)
             entry = self._read(record)
             if entry is not None:
-                entries.append((record.id, entry))
-        self.rows = self._renumbered(entries)
+                rows[record.id] = self._numbered(entry, self.rows.get(record.id))
+        self.rows = rows
         self.cursor = change.cursor
+        self._generations.next()
 
     def update(self, change: Updated) -> None:
         """Take in one change of the log."""
@@ -77,13 +81,6 @@ class Table(Generic[E]):
         elif before is not None:
             del self.rows[record.id]
             self._generations.next()
-
-    def _renumbered(self, entries: list[tuple[str, E]]) -> dict[str, E]:
-        """Runs without a pause, so that what was learned meanwhile cannot slip in between."""
-        rows = {id: self._numbered(entry, self.rows.get(id)) for id, entry in entries}
-        if not self.rows.keys() <= rows.keys():
-            self._generations.next()
-        return rows
 
     def _numbered(self, entry: E, before: E | None) -> E:
         """The entry with its generation; one that is equal to the one before takes over its number and its contents."""
