@@ -20,5 +20,9 @@ def run(config: ConfigFile = None) -> None:
     from pomerium_agent.settings import read_settings
 
     settings = read_settings(config_file=config)
-    argv = [sys.executable, "-m", "pomerium_agent", "agent", *(["--config", str(config)] if config else [])]
-    raise typer.Exit(run_keeper(settings, agent_argv=argv))
+    raise typer.Exit(run_keeper(settings, agent_argv=agent_argv(config)))
+
+
+def agent_argv(config: Path | None) -> list[str]:
+    """How the keeper starts the agent: not with modules that happen to lie in the working directory (-P)."""
+    return [sys.executable, "-P", "-m", "pomerium_agent", "agent", *(["--config", str(config)] if config else [])]

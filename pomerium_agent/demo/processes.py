@@ -44,6 +44,7 @@ async def run_process(
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             "pomerium_agent",
             *arguments,
@@ -108,6 +109,7 @@ async def run_verb(*arguments: str, data_dir: Path) -> str:
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",
         "-m",
         "pomerium_agent",
         *arguments,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pomerium_agent.__main__ import exit_code
+from pomerium_agent.cli.run import agent_argv
 from pomerium_agent.errors import ConfigRejected, ControlPlaneUnavailable, Refused, SettingsError
 
 GOOD = """
@@ -111,3 +112,13 @@ def test_each_kind_of_error_has_its_exit_code(error: Exception, code: int, capsy
     """Architecture 8: exit codes are an interface."""
     assert exit_code(error) == code
     assert ("KeyError" in capsys.readouterr().err) == isinstance(error, KeyError)
+
+
+def test_the_agent_does_not_run_what_lies_in_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit(99)")
+    env = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "POMERIUM_ZERO_TOKEN": "t"}
+
+    done = subprocess.run(agent_argv(None), capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60)
+
+    assert done.returncode == 2
+    assert "is started by `pomerium-agent run`" in done.stderr
