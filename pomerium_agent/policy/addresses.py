@@ -39,10 +39,17 @@ def address_test(term: Term, ask: Compiling) -> AddressTest | None:
     def test(ip: IPv4Address | IPv6Address | None) -> bool:
         if ip is None:
             return False
-        number, table = int(ip), table4 if ip.version == 4 else table6
-        if ip.version == 6 and number >> 32 == _MAPPED:
+        number = int(ip)
+        if isinstance(ip, IPv4Address):
+            table = table4
+        elif number >> 32 == _MAPPED:
             number, table = number & 0xFFFFFFFF, table4
-        return any(number >> shift in known for shift, known in table)
+        else:
+            table = table6
+        for shift, known in table:  # noqa: SIM110  # a generator costs more than the work
+            if number >> shift in known:
+                return True
+        return False
 
     return test
 

@@ -12,6 +12,7 @@ from pomerium_agent.policy.document import Action, Block, Document, Operator, Ru
 from pomerium_agent.policy.facts import Facts
 from pomerium_agent.policy.results import Result, any_of, merged
 
+_NOTHING: frozenset[str] = frozenset()
 Sure = bool | None  # true, false, or unknown of a stranger
 
 
@@ -108,11 +109,10 @@ def any_sure(values: Iterable[Sure]) -> Sure:
 def prepared_policy(rules: Iterable[PreparedRule]) -> Policy:
     """A policy of rules, which may come from several texts."""
     kept = tuple(rules)
-    blocks = {
-        action: tuple(block for rule in kept if rule.action is action for block in rule.blocks) for action in Action
-    }
-    reads = frozenset(name for rule in kept for block in rule.blocks for each in block.criteria for name in each.reads)
-    return Policy(kept, blocks[Action.ALLOW], blocks[Action.DENY], reads)
+    allow = tuple([block for rule in kept if rule.action is Action.ALLOW for block in rule.blocks])
+    deny = tuple([block for rule in kept if rule.action is Action.DENY for block in rule.blocks])
+    reads = _NOTHING.union(*[each.reads for block in (*allow, *deny) for each in block.criteria])
+    return Policy(kept, allow, deny, reads)
 
 
 class Compiled(NamedTuple):

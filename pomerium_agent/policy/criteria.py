@@ -1,6 +1,8 @@
 """Every criterion by its name (policy 6 and 7): from its data to a function over facts."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from pomerium_agent.policy.addresses import address_test
@@ -10,7 +12,7 @@ from pomerium_agent.policy.complaints import shown
 from pomerium_agent.policy.devices import device_check
 from pomerium_agent.policy.document import Term
 from pomerium_agent.policy.facts import Certificate, Facts
-from pomerium_agent.policy.matchers import list_matcher, string_matcher
+from pomerium_agent.policy.matchers import list_matcher, string_matcher, string_tests, together
 from pomerium_agent.policy.results import (
     CERTIFICATE_INVALID,
     CERTIFICATE_REQUIRED,
@@ -24,8 +26,14 @@ from pomerium_agent.policy.times import date_test, day_test, time_test
 Prepare = Callable[[Term, Compiling], Criterion | None]
 
 
-def _result(value: bool, *reasons: str) -> Result:
-    return Result(value, frozenset(reasons))
+@cache  # of some fifty
+def _result(value: bool, reason: str) -> Result:
+    return Result(value, frozenset({reason}))
+
+
+@cache
+def _reads(words: str) -> frozenset[str]:
+    return frozenset(words.split())
 
 
 def _criterion(term: Term, needs: Needs, reads: str, check: Check, look: Look) -> Criterion:
@@ -35,7 +43,7 @@ def _criterion(term: Term, needs: Needs, reads: str, check: Check, look: Look) -
         line=term.line,
         path=term.path,
         needs=needs,
-        reads=frozenset(reads.split()),
+        reads=_reads(reads),
         check=check,
         look=look,
     )
@@ -70,12 +78,14 @@ def _session(term: Term, name: str, reads: str, test: Callable[[Any], bool], loo
 # What criteria read; also what `explain` shows.
 
 
-def _method(facts: Facts) -> str:
-    return facts.request.method
-
-
-def _path(facts: Facts) -> str:
-    return facts.request.path
+# Always defined; an e-mail address is empty without a session. Getters have no frame of their own.
+_method: Callable[[Facts], str] = attrgetter("request.method")
+_path: Callable[[Facts], str] = attrgetter("request.path")
+_email: Callable[[Facts], str] = attrgetter("identity.email")
+_ssh_username: Callable[[Facts], str] = attrgetter("request.ssh_username")
+_now: Callable[[Facts], object] = attrgetter("now")
+_groups: Callable[[Facts], tuple[str, ...] | None] = attrgetter("identity.groups")
+_DEFINED = (_method, _path, _email, _ssh_username)
 
 
 def _user_id(facts: Facts) -> str | None:
@@ -83,22 +93,9 @@ def _user_id(facts: Facts) -> str | None:
     return facts.identity.user_id or None
 
 
-def _email(facts: Facts) -> str:
-    """Defined even without a session, and then empty."""
-    return facts.identity.email
-
-
 def _domain(facts: Facts) -> str | None:
     parts = facts.identity.email.split("@", 2)
     return parts[1] if len(parts) > 1 else None
-
-
-def _groups(facts: Facts) -> tuple[str, ...] | None:
-    return facts.identity.groups
-
-
-def _now(facts: Facts) -> object:
-    return facts.now
 
 
 def _claims_at(path: str) -> Callable[[Facts], tuple[Any, ...]]:
@@ -128,7 +125,12 @@ def _authenticated_user(term: Term, ask: Compiling) -> Criterion:
 
 def _string(name: str, look: Callable[[Facts], str | None], *, session: bool, reads: str = "") -> Prepare:
     def prepare(term: Term, ask: Compiling) -> Criterion | None:
-        test = string_matcher(term.data, _place(term), ask)
+        test: Callable[[Any], bool] | None
+        if look in _DEFINED:
+            tests = string_tests(term.data, _place(term), ask)
+            test = None if tests is None else together(tests)
+        else:
+            test = string_matcher(term.data, _place(term), ask)
         if test is None:
             return None
         if name in ("email", "domain"):
@@ -248,10 +250,6 @@ def _mcp_tool(term: Term, ask: Compiling) -> Criterion | None:
         return {"method": facts.request.mcp_method, "tool": facts.request.mcp_tool}
 
     return _criterion(term, Needs.REQUEST, "mcp", check, look)
-
-
-def _ssh_username(facts: Facts) -> str:
-    return facts.request.ssh_username
 
 
 def _ssh_username_matches_email(term: Term, ask: Compiling) -> Criterion:

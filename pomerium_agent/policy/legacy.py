@@ -41,6 +41,17 @@ class RouteRules:
     default_deny: bool = False  # a client CA is configured, and enforcement is not `policy` (P-20)
 
 
+def fields_key(rules: RouteRules) -> object:
+    """Equal for rules whose fields mean the same."""
+    all_holders: Sequence[RouteRules | SubPolicy] = (rules, *rules.sub_policies)
+    holders = [
+        (each.allowed_domains, each.allowed_users, repr(each.allowed_idp_claims) if each.allowed_idp_claims else "")
+        for each in all_holders
+        if each.allowed_domains or each.allowed_users or each.allowed_idp_claims
+    ]
+    return rules.public, rules.cors, rules.any_user, rules.default_deny, tuple(holders)
+
+
 def legacy_document(rules: RouteRules, source: str) -> Document:
     """One rule that allows whom any of the fields names, and what denies untrusted certificates."""
     terms = tuple(_terms(rules))

@@ -35,14 +35,12 @@ def merged(value: bool, chosen: Sequence[Result]) -> Result:
     if len(chosen) == 1:
         first = chosen[0]
         return first if first.value is value else Result(value, first.reasons, first.data)
-    reasons = chosen[0].reasons.union(*[each.reasons for each in chosen])
     data = NO_DATA
     for each in chosen:
-        if each.data:
-            data = {key: max(item, data.get(key, item), key=str) for key, item in each.data.items()} | {
-                key: item for key, item in data.items() if key not in each.data
-            }
-    return Result(value, reasons, data)
+        if each.data is not NO_DATA:
+            greater = {key: max(item, data.get(key, item), key=str) for key, item in each.data.items()}
+            data = {**data, **greater}
+    return Result(value, NO_REASONS.union(*[each.reasons for each in chosen]), data)
 
 
 def any_of(results: Sequence[Result]) -> Result:
@@ -63,10 +61,11 @@ def any_policy(results: Sequence[Result]) -> Result:
     chosen = true or results
     if not chosen:
         return NOTHING
-    data: dict[str, Any] = {}
+    data = NO_DATA
     for each in chosen:
-        data.update(each.data)
-    return Result(bool(true), NO_REASONS.union(*[each.reasons for each in chosen]), data or NO_DATA)
+        if each.data is not NO_DATA:
+            data = {**data, **each.data}
+    return Result(bool(true), NO_REASONS.union(*[each.reasons for each in chosen]), data)
 
 
 class Trace(NamedTuple):

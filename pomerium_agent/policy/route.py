@@ -8,7 +8,7 @@ from pomerium_agent.policy.complaints import Complaint
 from pomerium_agent.policy.dialect import Dialect
 from pomerium_agent.policy.document import parse_policy
 from pomerium_agent.policy.facts import Facts
-from pomerium_agent.policy.legacy import RouteRules, SubPolicy, legacy_document
+from pomerium_agent.policy.legacy import RouteRules, SubPolicy, fields_key, legacy_document
 from pomerium_agent.policy.rego import Prepared, RegoPolicy, compile_rego
 from pomerium_agent.policy.results import (
     NOTHING,
@@ -75,17 +75,20 @@ class PolicyCache:
 
     def base(self, rules: RouteRules, dialect: Dialect) -> Compiled:
         """The allow fields of a route, prepared."""
-        try:
-            document = legacy_document(rules, "")
-        except (ValueError, RecursionError) as error:
-            remedy = "write claims as texts, numbers or booleans"
-            return Compiled(None, (Complaint(0, "allowed_idp_claims", str(error), remedy),))
-        key = ("fields", repr(document.canonical()), dialect)
+        key = ("fields", fields_key(rules), dialect)
         found = self._now.get(key) or self._before.get(key)
         if not isinstance(found, Compiled):
-            found = compile_policy(document, dialect=dialect)
+            found = _compile_fields(rules, dialect)
         self._now[key] = found
         return found
+
+
+def _compile_fields(rules: RouteRules, dialect: Dialect) -> Compiled:
+    try:
+        return compile_policy(legacy_document(rules, ""), dialect=dialect)
+    except (ValueError, RecursionError) as error:
+        remedy = "write claims as texts, numbers or booleans"
+        return Compiled(None, (Complaint(0, "allowed_idp_claims", str(error), remedy),))
 
 
 def build_route_policy(
@@ -101,7 +104,7 @@ def build_route_policy(
     complaints = tuple(building.complaints)
     if building.closed:
         return RoutePolicy(closed=building.closed, dialect=dialect), complaints
-    reads = frozenset(name for script in scripts for name in script.policy.reads)
+    reads = scripts[0].policy.reads.union(*[script.policy.reads for script in scripts])
     personal = any(script.policy.personal for script in scripts)
     return RoutePolicy(scripts=scripts, dialect=dialect, reads=reads, personal=personal), complaints
 
@@ -174,8 +177,10 @@ def evaluate(route: RoutePolicy, facts: Facts) -> Verdict:
 def verdict(route: RoutePolicy, facts: Facts, answers: Sequence[Answer]) -> Verdict:
     """The answers of a route's scripts, in their order, as one. Guarded against strangers (D1)."""
     traces = tuple(
-        Trace(script.id, script.explanation, script.remediation, answer.allow, answer.deny)
-        for script, answer in zip(route.scripts, answers, strict=True)
+        [
+            Trace(script.id, script.explanation, script.remediation, answer.allow, answer.deny)
+            for script, answer in zip(route.scripts, answers, strict=True)
+        ]
     )
     if len(answers) == 1:
         allow, deny = answers[0]

@@ -26,6 +26,7 @@ GO_WORDS: Mapping[str, str] = {
 _PARTS = re.compile(
     r"([0-9]{4})-([0-9]+)-([0-9]+)(?:[Tt ]([0-9]+):([0-9]+):([0-9]+)(\.[0-9]+)?(Z|[-+][0-9]{2}:[0-9]{2})?)?"
 )
+_UNLIKE_TEXT = frozenset("0123456789+-.~<tTfFnN")  # what a word that is no text may begin with
 _LONGEST = 70  # digits of a whole number; more are a float
 
 
@@ -35,6 +36,8 @@ def word_teller(words: Mapping[str, str]) -> Callable[[str], str]:
 
     @lru_cache(maxsize=65_536)  # most words of a long file are its keys, again and again
     def kind_of(word: str) -> str:
+        if word and word[0] not in _UNLIKE_TEXT:
+            return "str"
         return next((kind for kind, pattern in patterns if pattern.fullmatch(word)), "str")
 
     return kind_of

@@ -89,7 +89,9 @@ def test_the_safe_dialect_refuses_or_decides_with_the_guard(row: Row) -> None:
 @pytest.mark.parametrize("row", ROUTES, ids=lambda row: str(row["n"]))
 def test_fields_and_several_policies_combine(row: Row, dialect: Dialect) -> None:
     """P-4, P-20, P-23, P-25; policy 14.1."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row["fields"].items()}
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in row["fields"].items()
+    }
     subs = tuple(SubPolicy(**each | {"rego": tuple(each.get("rego", ()))}) for each in fields.pop("sub_policies", ()))
     route, _ = build_route_policy(RouteRules(**fields, sub_policies=subs), source="example", dialect=dialect)
 
