@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 
+from pomerium_agent.config.access import PolicyMemory
 from pomerium_agent.config.certificates import CertificateMemory, collect_certificates
 from pomerium_agent.config.complaints import Complaints, shown
 from pomerium_agent.config.decode import DecodeMemory, EntityMemory, read_layers
@@ -45,6 +46,7 @@ class CompileCache:
     entities: EntityMemory = field(default_factory=EntityMemory, repr=False)
     layers: dict[str, _CheckedLayer] = field(default_factory=dict, repr=False)
     certificates: CertificateMemory = field(default_factory=dict, repr=False)
+    policies: PolicyMemory = field(default_factory=PolicyMemory, repr=False)
 
 
 def compile_snapshot(
@@ -90,6 +92,7 @@ def compile_snapshot(
     settings, setting_faults = effective_settings(
         merged, previous=previous.settings if previous else None, certificates=certificates, local=local or Local()
     )
+    cache.policies.turn()
     checked = _check_layers(layers, route_context(merged), read_file, cache)
     routes, route_faults = _place_routes(checked, previous.routes if previous else ())
     snapshot = ConfigSnapshot(settings=settings, routes=routes, digest=records_digest(records))
@@ -106,14 +109,18 @@ def _check_layers(
         if known is not None and known.context != context:
             known = None
         if known is None or known.reads_files or known.token is not layer.token:
-            known = _check_layer(layer, known.by_digest if known else {}, context, read_file)
+            known = _check_layer(layer, known.by_digest if known else {}, context, read_file, cache.policies)
         kept[layer.name] = known
     cache.layers = kept
     return [known.routes for known in kept.values()]
 
 
 def _check_layer(
-    layer: Layer, known: Mapping[bytes, CheckedRoute], context: RouteContext, read_file: ReadFile | None
+    layer: Layer,
+    known: Mapping[bytes, CheckedRoute],
+    context: RouteContext,
+    read_file: ReadFile | None,
+    policies: PolicyMemory,
 ) -> _CheckedLayer:
     routes = []
     by_digest = {}
@@ -122,7 +129,12 @@ def _check_layer(
         checked = known.get(digest)
         if checked is None or checked.files:
             fresh = check_route(
-                route.message, record_id=route.record_id, context=context, read_file=read_file, found=route.found
+                route.message,
+                record_id=route.record_id,
+                context=context,
+                read_file=read_file,
+                found=route.found,
+                policies=policies,
             )
             checked = checked if checked == fresh else fresh
         by_digest[digest] = checked

@@ -1,11 +1,13 @@
 """Merged settings → the settings in force: one bad setting keeps its value from before, the rest applies (R-4)."""
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.message import Message
 
 from pomerium_agent.config import values
+from pomerium_agent.config.access import parse_bearer_format
 from pomerium_agent.config.addresses import parse_address
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.durations import parse_duration
@@ -19,6 +21,15 @@ from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Local
 
 SUBJECT = "settings"
+BRANDING = (
+    "primary_color",
+    "secondary_color",
+    "darkmode_primary_color",
+    "darkmode_secondary_color",
+    "logo_url",
+    "favicon_url",
+    "error_message_first_paragraph",
+)
 HOSTED_AUTHENTICATE = "authenticate.pomerium.app"
 _KEEP = "the value from before stays in force"
 
@@ -45,6 +56,10 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("cookie_name", "cookie_name", values.parse_cookie_name),
     ("authenticate_service_url", "authenticate_url", values.parse_service_url),
     ("pass_identity_headers", "pass_identity_headers", as_it_is),
+    ("jwt_issuer_format", "issuer_uri", lambda value: value == config_pb2.IssuerURI),
+    ("jwt_groups_filter", "groups_filter", tuple),
+    ("bearer_token_format", "bearer_format", parse_bearer_format),
+    ("authorize_log_fields", "authorize_log_fields", lambda fields: tuple(dict.fromkeys(fields.values))),
     ("jwt_claims_headers", "jwt_claims_headers", values.parse_claim_headers),
     ("set_response_headers", "set_response_headers", values.parse_response_headers),
     ("codec_type", "codec", values.parse_codec),
@@ -103,6 +118,7 @@ def effective_settings(
         address=reader.address(local, 80 if insecure else 443),
         http_redirect=reader.redirect_address(local),
         hosts_of_authenticate=reader.hosts_of_authenticate(),
+        branding=MappingProxyType({name: text for name in BRANDING if (text := getattr(merged.message, name))}),
     )
     reader.note_what_has_no_effect()
     return settings, tuple(reader.faults)

@@ -90,7 +90,8 @@ class _Resolver:
         for policy_id in route.policy_ids:
             policy = self._policies.get(policy_id)
             if policy is None:
-                complaints.warn("policy_ids", f"there is no policy {shown(policy_id)}", REMEDY)
+                # Unlike any other reference: what is missing may be a deny, and must not open the route (P-27).
+                complaints.refuse("policy_ids", f"there is no policy {shown(policy_id)}", REMEDY)
             else:
                 resolved.policies.add().CopyFrom(policy)
         return SourcedRoute(record_id, resolved, tuple(complaints.faults))

@@ -23,14 +23,12 @@ class Use:
 
 
 READ = Use(Fate.READ)
-POLICY = Use(Fate.IGNORED, "decided by authorize, which reads the record itself")
 LOGIN = Use(Fate.IGNORED, "used by the login flow, which reads the record itself")
 LABEL = Use(Fate.IGNORED, "a label for people")
 COMPUTED = Use(Fate.IGNORED, "computed by the server and stripped before use (R-1)")
 REFERENCE = Use(Fate.IGNORED, "resolved into another field for entity records, before a route is checked (R-3)")
 BOOTSTRAP = Use(Fate.IGNORED, "the bootstrap document decides: a different value would cut the replica off (Z 18.4)")
 STORAGE = Use(Fate.IGNORED, "every replica runs all services, and its store comes from the bootstrap document")
-PAGES = Use(Fate.IGNORED, "used by the pages the agent serves, which read the record itself")
 CLOUD = Use(Fate.IGNORED, "provenance and user interface of the control plane")
 CORE = Use(Fate.IGNORED, "the reference ignores it too")
 
@@ -57,8 +55,10 @@ ROUTE_FIELDS = _table(
     # These are only checked here: what they mean is decided elsewhere.
     (READ, "allowed_users allowed_domains allow_any_authenticated_user depends_on identity_providers"),
     (READ, "bearer_token_format"),
-    (POLICY, "allowed_idp_claims policies ppl_policies cors_allow_preflight show_error_details"),
-    (POLICY, "jwt_issuer_format jwt_groups_filter idp_access_token_allowed_audiences"),
+    (READ, "allowed_idp_claims policies cors_allow_preflight show_error_details"),
+    (READ, "jwt_issuer_format jwt_groups_filter"),
+    (CORE, "ppl_policies"),
+    (LOGIN, "idp_access_token_allowed_audiences"),
     (LOGIN, "idp_client_id idp_client_secret"),
     (LABEL, "description logo_url"),
     (CLOUD, "namespace_id originator_id"),
@@ -95,10 +95,11 @@ SETTINGS_FIELDS = _table(
     (LOGIN, "cookie_secret cookie_domain cookie_http_only cookie_expire cookie_same_site idp_client_id"),
     (LOGIN, "idp_client_secret idp_provider idp_provider_url scopes request_params signout_redirect_url"),
     (LOGIN, "programmatic_redirect_domain_whitelist"),
-    (POLICY, "google_cloud_serverless_authentication_service_account authorize_log_fields jwt_groups_filter"),
-    (POLICY, "idp_access_token_allowed_audiences jwt_issuer_format"),
-    (PAGES, "primary_color secondary_color darkmode_primary_color darkmode_secondary_color logo_url favicon_url"),
-    (PAGES, "error_message_first_paragraph"),
+    (READ, "authorize_log_fields jwt_groups_filter jwt_issuer_format"),
+    (LOGIN, "idp_access_token_allowed_audiences"),
+    (later("Google Cloud serverless authentication"), "google_cloud_serverless_authentication_service_account"),
+    (READ, "primary_color secondary_color darkmode_primary_color darkmode_secondary_color logo_url favicon_url"),
+    (READ, "error_message_first_paragraph"),
     (CLOUD, "installation_id id namespace_id originator_id name cluster_id auto_apply_changesets"),
     (COMPUTED, "created_at modified_at"),
     (CORE, "jwt_groups_filter_infer_from_ppl directory_provider directory_provider_options"),

@@ -5,16 +5,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pomerium_agent.config.access import PolicyMemory, parse_access
 from pomerium_agent.config.complaints import Complaints, shown
 from pomerium_agent.config.fields import ROUTE_FIELDS, ROUTE_LATER_HARMLESS, Fate
 from pomerium_agent.config.forwarding import parse_action
 from pomerium_agent.config.headers import parse_headers, parse_removals, parse_response_rewrites
 from pomerium_agent.config.order import SortKey, sort_key
 from pomerium_agent.config.rewrites import parse_match
-from pomerium_agent.config.snapshot import Fault, Kind, Match, MatchKind, Route, Source
+from pomerium_agent.config.snapshot import Access, Fault, Kind, Match, MatchKind, Route, Source
 from pomerium_agent.config.upstream_tls import ReadFile, check_downstream_ca
 from pomerium_agent.config.urls import ascii_host, display, parse_source
 from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.policy.everybody import admits_everybody
 
 MAX_DEPENDS_ON = 5
 # Stripped before anything else looks at a route: they change when nothing that matters does (R-1).
@@ -94,6 +96,7 @@ def check_route(
     context: RouteContext | None = None,
     read_file: ReadFile | None = None,
     found: Iterable[Fault] = (),
+    policies: PolicyMemory | None = None,
 ) -> CheckedRoute:
     """Check everything about one route and name every fault at once (routes 4.3, 4.4).
 
@@ -111,7 +114,7 @@ def check_route(
     _check_support(route, source, complaints)
     _check_access(route, complaints)
     _check_login(route, context, complaints)
-    public = _public(route, context, check_downstream_ca(route, reader, complaints), complaints)
+    client_ca = check_downstream_ca(route, reader, complaints)
     action = parse_action(route, context.allow_upgrades, reader, complaints)
     set_request_headers = parse_headers("set_request_headers", route.set_request_headers, complaints)
     remove_request_headers = parse_removals("remove_request_headers", route.remove_request_headers, complaints)
@@ -119,8 +122,17 @@ def check_route(
     rewrites = parse_response_rewrites(route.rewrite_response_headers, complaints)
 
     sent = route.SerializeToString(deterministic=True)
+    serves = source is not None and match is not None and not complaints.refused
+    # Only now: a policy that cannot be used closes the route, and does not put it into quarantine.
+    access = parse_access(
+        route,
+        client_certificates_required=context.client_certificates_required or client_ca,
+        memory=policies or PolicyMemory(),
+        complaints=complaints,
+    )
+    public = _public(route, access, context, client_ca, complaints)
     checked = None
-    if source is not None and match is not None and not complaints.refused:
+    if serves and source is not None and match is not None:
         checked = Route(
             id=identity,
             key=_key(sent, record_id, public, context, reader),
@@ -137,6 +149,7 @@ def check_route(
             set_response_headers=set_response_headers,
             rewrite_response_headers=rewrites,
             pass_identity_headers=route.pass_identity_headers if route.HasField("pass_identity_headers") else None,
+            access=access,
         )
     return CheckedRoute(
         id=identity,
@@ -272,8 +285,10 @@ def _check_login(route: config_pb2.Route, context: RouteContext, complaints: Com
         )
 
 
-def _public(route: config_pb2.Route, context: RouteContext, client_ca: bool, complaints: Complaints) -> bool:
-    """Open to everyone; never where a certificate or a policy could deny, since this version checks neither."""
+def _public(
+    route: config_pb2.Route, access: Access, context: RouteContext, client_ca: bool, complaints: Complaints
+) -> bool:
+    """Nobody can be turned away; never so where a client certificate is asked for, since this version asks for none."""
     if route.allow_public_unauthenticated_access and client_ca:
         complaints.warn(
             "tls_downstream_client_ca",
@@ -281,14 +296,7 @@ def _public(route: config_pb2.Route, context: RouteContext, client_ca: bool, com
             "remove it to open the route",
         )
         return False
-    if route.allow_public_unauthenticated_access and (route.policies or route.policy_ids or route.ppl_policies):
-        complaints.warn(
-            "policies",
-            "a policy may deny, and this version evaluates none yet, so the route is closed to everyone",
-            "remove the policies to open the route",
-        )
-        return False
-    return route.allow_public_unauthenticated_access and not context.client_certificates_required
+    return not context.client_certificates_required and admits_everybody(access.policy)
 
 
 def urlsplit_host(url: str) -> str:

@@ -12,6 +12,8 @@ from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
 
+from pomerium_agent.policy import RoutePolicy
+
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -235,6 +237,34 @@ class HeaderRewrite:
     prefix: str | None = None
 
 
+NOBODY = RoutePolicy(closed="policy-missing")
+
+
+class BearerFormat(Enum):
+    """What a bearer token in `Authorization` is taken for (authorize 4.2)."""
+
+    DEFAULT = "default"
+    ACCESS_TOKEN = "idp_access_token"  # noqa: S105  # a name
+    IDENTITY_TOKEN = "idp_identity_token"  # noqa: S105  # a name
+    JWT = "jwt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may use a route, and what is told of them. None means: as the settings say. By default, nobody may."""
+
+    policy: RoutePolicy = NOBODY
+    show_error_details: bool = False
+    issuer_uri: bool | None = None
+    groups_filter: tuple[str, ...] = ()
+    bearer_format: BearerFormat | None = None
+    identity_providers: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+
+
+CLOSED = Access()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """One route, checked. `key` is a hash of everything in it: equal keys mean equal routes, so caches use it."""
@@ -247,7 +277,7 @@ class Route:
     source: Source
     match: Match = Match(MatchKind.PREFIX)
     action: Action
-    public: bool = False  # nobody is asked who they are; anything else is decided by authorize
+    public: bool = False  # nobody can be turned away, so authorize need not be asked; anything else it decides
     regex_priority: int | None = None
     set_request_headers: Mapping[str, str] = field(
         default_factory=lambda: NOTHING
@@ -259,6 +289,7 @@ class Route:
     rewrite_response_headers: tuple[HeaderRewrite, ...] = ()
     pass_identity_headers: bool | None = None  # None: as the settings say
     kubernetes: bool = False
+    access: Access = CLOSED
 
 
 # --- what holds for all routes ----------------------------------------------------------------------
@@ -375,6 +406,11 @@ class Settings:
     bind_freebind: bool | None = None
     signing_key: str = field(default="", repr=False)  # PEM, EC P-256; empty: the one derived from the token
     hosts_of_authenticate: tuple[str, ...] = ()
+    issuer_uri: bool = False  # of assertions: https://host/ instead of the host alone
+    groups_filter: tuple[str, ...] = ()  # directory groups that upstreams may hear of; empty: all
+    bearer_format: BearerFormat = BearerFormat.DEFAULT
+    authorize_log_fields: tuple[str, ...] | None = None  # None: the usual ones
+    branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from pomerium_agent.config.merge import BRANDING, overlay
-from pomerium_agent.config.snapshot import Forward
+from pomerium_agent.config.snapshot import Forward, Unavailable
 from pomerium_agent.pb.pomerium import config_pb2
 from tests.fakes.config_records import compiled, config, entity, issue, route, settings, versioned
 
@@ -125,16 +125,25 @@ def test_references_of_an_entity_route_are_resolved() -> None:
 
 def test_a_missing_reference_is_left_empty_and_a_warning_names_it() -> None:
     snapshot, faults = compiled(
-        entity("r", route(tls_custom_ca_key_pair_id="gone", policy_ids=["nobody"])),
+        entity("r", route(tls_custom_ca_key_pair_id="gone")),
         entity("s", settings(certificate_authority_key_pair_id="gone")),
     )
 
     assert len(snapshot.routes) == 1
     assert {(fault.field, fault.warning) for fault in faults} == {
         ("tls_custom_ca_key_pair_id", True),
-        ("policy_ids", True),
         ("certificate_authority_key_pair_id", True),
     }
+
+
+def test_a_route_whose_policy_is_missing_stands_aside() -> None:
+    """P-27: what is missing may be a deny, and must not open the route."""
+    public = route(policy_ids=["nobody"], allow_public_unauthenticated_access=True)
+
+    snapshot, faults = compiled(entity("r", public))
+
+    assert isinstance(snapshot.routes[0].action, Unavailable)
+    assert [(fault.field, fault.warning) for fault in faults] == [("policy_ids", False)]
 
 
 def test_an_entity_route_without_an_id_is_known_by_its_record() -> None:

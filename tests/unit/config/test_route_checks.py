@@ -328,11 +328,11 @@ def test_headers_that_cannot_be_removed_are_left_out_of_the_list() -> None:
 # --- what authorization and login need is none of the data plane's business ---------------------------
 
 
-def test_what_only_authorization_reads_changes_nothing_here() -> None:
+def test_what_only_authorization_reads_does_not_stop_a_route() -> None:
     served = good(
         allowed_users=["ada"],
         allowed_idp_claims={"groups": ["x"]},
-        policies=[{"source_ppl": "anything"}],
+        policies=[{"source_ppl": "allow: {and: [{email: a@b.c}]}"}],
         cors_allow_preflight=True,
         idp_client_id="id",
         idp_client_secret="secret",
@@ -352,21 +352,36 @@ def test_identity_providers_of_the_settings_may_be_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "also",
+    "policy",
     [
-        {"policies": [{"source_ppl": "deny: {or: [{source_ip: 10.0.0.0/8}]}"}]},
-        {"policies": [{"rego": ["deny = true"]}]},
-        {"policy_ids": ["p1"]},
-        {"ppl_policies": [{"raw": b"deny: {or: [{accept: true}]}"}]},
+        {"source_ppl": "deny: {or: [{source_ip: 10.0.0.0/8}]}"},
+        {"source_ppl": "not: [a policy"},
+        {"rego": ["deny = true"]},
     ],
 )
-def test_a_public_route_with_a_policy_is_closed_since_the_policy_may_deny(also: dict[str, Any]) -> None:
-    """P-25, P-27: a deny that nobody evaluates must not open a route."""
-    found = checked(allow_public_unauthenticated_access=True, **also)
+def test_a_public_route_whose_policy_may_deny_asks_about_every_request(policy: dict[str, Any]) -> None:
+    """P-25, P-27: neither a deny nor a policy that cannot be used may be passed by."""
+    found = checked(allow_public_unauthenticated_access=True, policies=[policy])
 
     assert found.route is not None
     assert not found.route.public
-    assert [(fault.field, fault.warning) for fault in found.faults] == [("policies", True)]
+
+
+def test_a_policy_that_accepts_everybody_makes_a_route_public() -> None:
+    assert good(policies=[{"source_ppl": "allow: {and: [{accept: true}]}"}]).public
+    assert not good(policies=[{"source_ppl": "allow: {and: [{accept: true}, {http_method: GET}]}"}]).public
+
+
+def test_a_faulty_policy_closes_its_route_and_names_the_place() -> None:
+    """P-27: the route stays where it is, and nobody gets in."""
+    found = checked(policies=[{"id": "p1", "source_ppl": "allow:\n  and:\n    - emails: a@b.c\n"}])
+
+    assert found.route is not None
+    assert found.route.access.policy.closed == "policy-invalid"
+    (fault,) = [fault for fault in found.faults if not fault.warning]
+    assert fault.field == "policy"
+    assert "policy p1" in fault.reason
+    assert "line 3" in fault.reason
 
 
 def test_a_public_route_is_public_unless_client_certificates_are_asked_for() -> None:

@@ -1,0 +1,86 @@
+"""Who may use a route: its allow fields and policies, prepared to be asked (policy 10, 11).
+
+A policy that cannot be used closes its route, and no other (P-27): the route stands at its place and turns
+everybody away, since a lost deny must not open it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import ListValue
+
+from pomerium_agent.config.complaints import Complaints
+from pomerium_agent.config.snapshot import Access, BearerFormat
+from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.policy import PolicyCache, RouteRules, SubPolicy, build_route_policy
+
+_FORMATS: Mapping[int, BearerFormat] = {
+    config_pb2.BEARER_TOKEN_FORMAT_DEFAULT: BearerFormat.DEFAULT,
+    config_pb2.BEARER_TOKEN_FORMAT_IDP_ACCESS_TOKEN: BearerFormat.ACCESS_TOKEN,
+    config_pb2.BEARER_TOKEN_FORMAT_IDP_IDENTITY_TOKEN: BearerFormat.IDENTITY_TOKEN,
+    config_pb2.BEARER_TOKEN_FORMAT_JWT: BearerFormat.JWT,
+}
+
+
+@dataclass(slots=True)
+class PolicyMemory:
+    """Policies prepared for the configuration before, so that equal texts are prepared once."""
+
+    cache: PolicyCache = field(default_factory=PolicyCache)
+
+    def turn(self) -> None:
+        """A new configuration begins: what it does not use is forgotten after it."""
+        self.cache = PolicyCache(self.cache)
+
+
+def parse_access(
+    route: config_pb2.Route, *, client_certificates_required: bool, memory: PolicyMemory, complaints: Complaints
+) -> Access:
+    """Prepare a route's policies; what is wrong with them becomes faults of the route."""
+    rules = RouteRules(
+        public=route.allow_public_unauthenticated_access,
+        cors=route.cors_allow_preflight,
+        any_user=route.allow_any_authenticated_user,
+        allowed_users=tuple(route.allowed_users),
+        allowed_domains=tuple(route.allowed_domains),
+        allowed_idp_claims=_claims(route.allowed_idp_claims),
+        sub_policies=tuple(_sub_policy(policy) for policy in route.policies),
+        default_deny=client_certificates_required,
+    )
+    policy, found = build_route_policy(rules, source="", cache=memory.cache)
+    for each in found:
+        add = complaints.warn if each.warning else complaints.refuse
+        at = f", line {each.line}" if each.line else ""
+        add("policy", f"{each.path}{at}: {each.reason}" if each.path else each.reason, each.remedy)
+    return Access(
+        policy=policy,
+        show_error_details=route.show_error_details,
+        issuer_uri=(route.jwt_issuer_format == config_pb2.IssuerURI) if route.HasField("jwt_issuer_format") else None,
+        groups_filter=tuple(route.jwt_groups_filter),
+        bearer_format=_FORMATS.get(route.bearer_token_format) if route.HasField("bearer_token_format") else None,
+        identity_providers=tuple(route.identity_providers),
+        depends_on=tuple(route.depends_on),
+    )
+
+
+def parse_bearer_format(value: int) -> BearerFormat:
+    """The setting of the same name; what nobody knows is as if it were not set."""
+    return _FORMATS.get(value, BearerFormat.DEFAULT)
+
+
+def _sub_policy(policy: config_pb2.Policy) -> SubPolicy:
+    return SubPolicy(
+        id=policy.id or policy.name,
+        explanation=policy.explanation,
+        remediation=policy.remediation,
+        source_ppl=policy.source_ppl,
+        rego=tuple(policy.rego),
+        allowed_users=tuple(policy.allowed_users),
+        allowed_domains=tuple(policy.allowed_domains),
+        allowed_idp_claims=_claims(policy.allowed_idp_claims),
+    )
+
+
+def _claims(claims: Mapping[str, ListValue]) -> Mapping[str, object]:
+    return {name: MessageToDict(values) for name, values in claims.items()}
