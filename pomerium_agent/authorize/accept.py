@@ -8,6 +8,16 @@ _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  # a token of the HTTP gra
 _RANGE = re.compile(rf"\s*({_TOKEN})/({_TOKEN})\s*((?:;\s*{_TOKEN}\s*=\s*(?:{_TOKEN}|\"[^\"]*\")\s*)*)$")
 _PARAMETER = re.compile(rf";\s*({_TOKEN})\s*=\s*({_TOKEN}|\"[^\"]*\")")
 
+REDIRECTABLE = (
+    "text/html",
+    "application/json",
+    "text/plain",
+    "application/grpc-web-text",
+    "application/grpc-web+proto",
+    "application/grpc+proto",
+)
+MAX_ACCEPT = 4096  # characters; what is longer says nothing
+
 
 @dataclass(frozen=True, slots=True)
 class _Range:
@@ -32,6 +42,11 @@ def prefers_json(accept: str) -> bool:
     return preferred(accept, ("text/html", "application/json")) == "application/json"
 
 
+def wants_page(accept: str) -> bool:
+    """Whether a redirect to the login page is of any use to whoever sent this (A-15)."""
+    return preferred(accept, REDIRECTABLE) in (None, "text/html")
+
+
 def _matches(wanted: _Range, candidate: str) -> bool:
     if wanted.type == "*":
         return wanted.subtype == "*"
@@ -43,6 +58,8 @@ def _matches(wanted: _Range, candidate: str) -> bool:
 
 def _parse(accept: str) -> list[_Range]:
     """The ranges of the header; none at all when any of them is not a media range."""
+    if len(accept) > MAX_ACCEPT:
+        return []
     ranges = []
     for text in accept.lower().split(","):
         match = _RANGE.match(text)

@@ -1,32 +1,228 @@
-"""One check from bytes to bytes: gather, decide, respond."""
+"""One check from bytes to bytes: gather, find out who asks, decide, respond."""
 
-import structlog
+from collections.abc import Awaitable, Hashable
+from functools import cache
+from typing import NamedTuple
 
-from pomerium_agent.authorize.decide import decide
-from pomerium_agent.authorize.gather import gather
+from pomerium_agent.authorize.admit import OWN_PAGES, admit
+from pomerium_agent.authorize.decide import Case, Decision, decide
+from pomerium_agent.authorize.denials import Denials
+from pomerium_agent.authorize.gather import Question, gather
+from pomerium_agent.authorize.login import SignInUrl, denial_of, signed_sign_in
+from pomerium_agent.authorize.memory import REMEMBERED, Look, Memory, Remembered, key_of, looks_of
+from pomerium_agent.authorize.record import write_record
 from pomerium_agent.authorize.respond import respond
+from pomerium_agent.authorize.rules import NO_RULES, RouteRules, Rules
+from pomerium_agent.authorize.who import STRANGER, Finder, Who
+from pomerium_agent.databroker.memory import MemoryBackend
+from pomerium_agent.errors import BearerRejected
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from pomerium_agent.runtime.clock import Clock, SystemClock
+from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.sessions.access import AccessTracker
+from pomerium_agent.sessions.assertion import Assertions
+from pomerium_agent.sessions.bearer import BearerFormat, Bearers
+from pomerium_agent.sessions.handle import Handle
+from pomerium_agent.sessions.live import Sessions
+from pomerium_agent.sessions.sources import Presented
 
-log = structlog.get_logger(__name__)
+
+class _Generation:
+    """One generation of the rules, and what was worked out by them."""
+
+    def __init__(self, rules: Rules, sessions: Sessions, clock: Clock, remembered: int) -> None:
+        self.rules = rules
+        self.finder = Finder(rules, sessions, clock)
+        self.memory = Memory(remembered)
+        self.looks: dict[str, tuple[Look, ...] | None] = {}
+
+    def looks_of(self, route: RouteRules) -> tuple[Look, ...] | None:
+        if route.id not in self.looks:
+            self.looks[route.id] = looks_of(route)
+        return self.looks[route.id]
 
 
-def check(request: bytes) -> bytes:
-    """Answer a serialized CheckRequest with a serialized CheckResponse.
+class _Asked(NamedTuple):
+    """A question, and where in the present configuration it belongs."""
 
-    Raises DecodeError when the request is not one; the server turns that, and any other error, into a
-    failed call, which Envoy answers with 503 (A-2).
+    question: Question
+    generation: _Generation
+    route: RouteRules | None
+    presented: Presented
+
+
+class _Slot(NamedTuple):
+    """A place in the memory, and the handle that an answer must have come from to belong there."""
+
+    key: Hashable
+    handle: Handle | None
+
+
+class Checker:
+    """Answers checks. Everything it does not understand fails, and Envoy answers failures with 503 (A-2).
+
+    `access` notes which sessions were used, `denials` keeps what was denied, `bearers` reads the tokens of others:
+    without it, routes that expect those let nobody in who brings one.
     """
-    facts = gather(CheckRequest.FromString(request))
-    decision = decide(facts)
-    if not decision.allowed:
-        log.info(
-            "request denied",
-            reason=decision.reason,
-            status=decision.status,
-            route_id=facts.route_id,
-            request_id=facts.request_id,
-            method=facts.method,
-            host=facts.host,
-            path=facts.path,
+
+    def __init__(
+        self,
+        rules: Latest[Rules],
+        sessions: Sessions,
+        clock: Clock,
+        *,
+        bearers: Bearers | None = None,
+        access: AccessTracker | None = None,
+        denials: Denials | None = None,
+        sign_in_url: SignInUrl = signed_sign_in,
+        remembered: int = REMEMBERED,
+    ) -> None:
+        self._rules = rules
+        self._sessions = sessions
+        self._clock = clock
+        self._bearers = bearers
+        self._access = access
+        self.denials = Denials() if denials is None else denials
+        self._sign_in_url = sign_in_url
+        self._remembered = remembered
+        self._assertions: Assertions | None = None
+        self._generation = _Generation(rules.value, sessions, clock, remembered)
+
+    def check(self, message: bytes) -> bytes | Awaitable[bytes]:
+        """Answer a serialized CheckRequest with a serialized CheckResponse: at once, unless records must be fetched.
+
+        Raises, or its awaitable does, when there is no answer: DecodeError, DatabrokerUnavailable (A-8),
+        ProviderUnavailable. The server fails that call then.
+        """
+        question = gather(CheckRequest.FromString(message))
+        generation = self._current()
+        if question.internal:
+            return self._internal(question, generation)
+        route = generation.rules.routes.get(question.route_id)
+        asked = _Asked(question, generation, route, generation.finder.presented(question))
+        if route is None:
+            return self._fresh(asked, Who(asked.presented))
+        if route.bearer is not None and asked.presented.bearer:
+            return self._by_bearer(asked)
+        idp_id = generation.finder.idp_id(question, route)
+        slot = self._slot(asked, idp_id)
+        if slot is not None:
+            found = generation.memory.find(slot.key, self._clock.now().timestamp())
+            if found is not None:
+                return self._repeat(asked, found)
+        return self._by_handle(asked, idp_id, slot)
+
+    def _current(self) -> _Generation:
+        rules = self._rules.value
+        if self._generation.rules is not rules:
+            self._generation = _Generation(rules, self._sessions, self._clock, self._remembered)
+        return self._generation
+
+    def _internal(self, question: Question, generation: _Generation) -> bytes | Awaitable[bytes]:
+        """Our own pages: most of them ask nobody, and work while the store does not."""
+        path = question.path
+        if path and path not in OWN_PAGES:
+            return self._fresh(_Asked(question, generation, None, STRANGER.presented), STRANGER)
+        asked = _Asked(question, generation, None, generation.finder.presented(question))
+        return self._by_handle(asked, generation.finder.idp_id(question, None), None)
+
+    def _by_handle(self, asked: _Asked, idp_id: str, slot: _Slot | None) -> bytes | Awaitable[bytes]:
+        found = asked.generation.finder.find(asked.presented, idp_id)
+        if isinstance(found, Handle):
+            return self._by_handle_later(asked, idp_id)
+        return self._fresh(asked, found, slot)
+
+    async def _by_handle_later(self, asked: _Asked, idp_id: str) -> bytes:
+        return self._fresh(asked, await asked.generation.finder.wait(asked.presented, idp_id))
+
+    def _by_bearer(self, asked: _Asked) -> bytes | Awaitable[bytes]:
+        """A bearer that is read here counts alone: whatever is wrong with it, no cookie helps (A-9, A-10)."""
+        rule = asked.route.bearer if asked.route is not None else None
+        if rule is not None and rule.format is BearerFormat.JWT and asked.presented.cookie:
+            return self._fresh(asked, Who(asked.presented, refused=400))
+        if rule is None or self._bearers is None:
+            return self._fresh(asked, Who(asked.presented, refused=403))
+        return self._by_bearer_later(asked)
+
+    async def _by_bearer_later(self, asked: _Asked) -> bytes:
+        if asked.route is None or asked.route.bearer is None or self._bearers is None:
+            return self._fresh(asked, Who(asked.presented, refused=403))
+        try:
+            resolved = await self._bearers.find(asked.presented.bearer, asked.route.bearer)
+        except BearerRejected:
+            return self._fresh(asked, Who(asked.presented, refused=403))
+        return self._fresh(asked, Who(asked.presented, resolved))
+
+    def _slot(self, asked: _Asked, idp_id: str) -> _Slot | None:
+        """Where the answer may be remembered; only what the first handle, or no handle at all, leads to is."""
+        if asked.route is None or asked.presented.in_query:
+            return None
+        looks = asked.generation.looks_of(asked.route)
+        if looks is None:
+            return None
+        handle = asked.generation.finder.first(asked.presented, idp_id)
+        if handle is None and asked.presented.candidates:
+            return None
+        version = self._sessions.version_of(handle.id) if handle is not None else 0
+        key = key_of(asked.route, looks, asked.question, handle, version)
+        return _Slot(key, handle) if key is not None else None
+
+    def _repeat(self, asked: _Asked, found: Remembered) -> bytes:
+        case = Case(question=asked.question, route=asked.route, who=found.who, now=self._clock.now())
+        self._note(found.who)
+        write_record(case, found.decision, asked.generation.rules.log_fields, found.removed_groups)
+        return found.answer
+
+    def _fresh(self, asked: _Asked, who: Who, slot: _Slot | None = None) -> bytes:
+        """Decide, and tell everybody who has to know."""
+        rules = asked.generation.rules
+        case = Case(
+            question=asked.question,
+            route=asked.route,
+            who=who,
+            certificate_valid=asked.route is None or not asked.route.client_ca,
+            now=self._clock.now(),
         )
-    return respond(facts, decision).SerializeToString()
+        decision = decide(case)
+        self._note(who)
+        if not decision.allowed:
+            return self._deny(case, decision, rules)
+        admission = admit(case, rules, self._assertions_of(rules))
+        write_record(case, decision, rules.log_fields, admission.removed_groups)
+        if slot is not None and who.handle == slot.handle:
+            asked.generation.memory.keep(
+                slot.key, Remembered(admission.answer, admission.until, who, decision, admission.removed_groups)
+            )
+        return admission.answer
+
+    def _deny(self, case: Case, decision: Decision, rules: Rules) -> bytes:
+        denial = denial_of(case, decision, rules, self._sign_in_url)
+        write_record(case, decision, rules.log_fields)
+        self.denials.add(case, decision)
+        return respond(case, decision, denial, rules)
+
+    def _note(self, who: Who) -> None:
+        if self._access is not None and who.tracked and who.resolved is not None:
+            self._access.note(who.resolved.session_id, service_account=who.resolved.service_account)
+
+    def _assertions_of(self, rules: Rules) -> Assertions | None:
+        """Kept from one generation to the next, as long as the key stays."""
+        if rules.signer is None:
+            self._assertions = None
+        elif self._assertions is None or self._assertions.signer.kid != rules.signer.kid:
+            self._assertions = Assertions(rules.signer)
+        return self._assertions
+
+
+def check(message: bytes) -> bytes:
+    """Answer as long as there are no rules: our own pages that are for everybody pass, and nothing else."""
+    answer = _closed().check(message)
+    if not isinstance(answer, bytes):
+        raise TypeError("without rules there is nothing to wait for")
+    return answer
+
+
+@cache
+def _closed() -> Checker:
+    clock = SystemClock()
+    return Checker(Latest(NO_RULES), Sessions(MemoryBackend(clock)), clock)

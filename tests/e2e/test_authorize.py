@@ -59,13 +59,13 @@ async def test_what_is_not_allowed_is_denied_in_the_form_of_the_client(
         grpc = await web.post("/", headers={"content-type": "application/grpc"})
         robots = await web.get("/robots.txt")
 
-        assert (page.status, page.content_type) == (403, "text/html")
+        assert (page.status, page.content_type) == (404, "text/html")
         assert page.headers["x-pomerium-intercepted-response"] == "true"
-        assert data.status == 403
+        assert data.status == 404
         body = await data.json()
-        assert body["error"] == "Forbidden"
+        assert body["error"] == "Not Found"
         assert body["request_id"]
-        assert (grpc.status, grpc.headers["grpc-status"]) == (200, "7")  # Envoy makes gRPC's own form of it
+        assert (grpc.status, grpc.headers["grpc-status"]) == (200, "12")  # Envoy makes gRPC's own form of it
         assert (robots.status, await robots.text()) == (200, "User-agent: *\nDisallow: /")
 
 
@@ -73,7 +73,7 @@ async def test_internal_routes_pass(tmp_path: Path, free_port: Callable[[], int]
     """R-8."""
     async with serve_authorize(listen(tmp_path / "authorize.sock"), check), asking_envoy(tmp_path, free_port()) as web:
         assert await (await web.get("/.pomerium/")).text() == "passed"
-        assert (await web.get("/.pomerium/user")).status == 403
+        assert (await web.get("/.pomerium/user")).status == 401
 
 
 async def test_a_question_of_many_frames_is_understood(tmp_path: Path, free_port: Callable[[], int]) -> None:

@@ -41,7 +41,7 @@ async def test_the_real_client_gets_the_real_answer(tmp_path: Path) -> None:
 
         answer: CheckResponse = await stub.Check(CheckRequest(), timeout=10)
 
-    assert answer.denied_response.status.code == 403
+    assert answer.denied_response.status.code == 404
 
 
 async def test_a_large_question_and_a_large_answer_arrive_whole(tmp_path: Path) -> None:

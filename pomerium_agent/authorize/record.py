@@ -1,0 +1,135 @@
+"""The authorize log: one line for each decision, with chosen fields, and no secrets (authorize 20, A-30, A-34)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from pomerium_agent.authorize.decide import Case, Decision
+from pomerium_agent.authorize.gather import Question
+from pomerium_agent.sessions.claims import thaw
+
+log = structlog.get_logger(__name__)
+
+REDACTED = "[redacted]"
+SECRET_HEADERS = frozenset(
+    {
+        "authorization",
+        "cookie",
+        "proxy-authorization",
+        "x-pomerium-authorization",
+        "x-pomerium-jwt-assertion",
+        "x-pomerium-jwt-assertion-for",
+        "x-serverless-authorization",
+    }
+)
+SECRET_PARAMETERS = "pomerium_"  # noqa: S105  # how their names begin
+HEADERS = "headers"
+
+Field = Callable[[Case, int], object]  # None: the field is left out
+
+
+def write_record(case: Case, decision: Decision, fields: tuple[str, ...], removed_groups: int = 0) -> None:
+    """Tell of one decision."""
+    event: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    for name in fields:
+        read = FIELDS.get(name)
+        if read is not None:
+            value = read(case, removed_groups)
+            if value is not None:
+                event[name] = value
+        elif name.startswith(HEADERS):
+            headers |= _headers(case.question, name)
+    if headers:
+        event[HEADERS] = headers
+    verdict = decision.verdict
+    for name, result in (("allow", verdict.allow), ("deny", verdict.deny)):
+        event[name] = result.value
+        event[f"{name}-why-{'true' if result.value else 'false'}"] = sorted(result.reasons)
+    log.info("authorize check", **event)
+
+
+def redacted_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers without what would let somebody in (W10)."""
+    return {name: REDACTED if name in SECRET_HEADERS else value for name, value in headers.items()}
+
+
+def redacted_query(query: str) -> str:
+    """The query without the values of our own parameters."""
+    if "%" not in query and SECRET_PARAMETERS not in query:
+        return query
+    return "&".join(_redacted_pair(pair) for pair in query.split("&"))
+
+
+def _redacted_pair(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    # An escaped name may be one of ours in disguise; nobody needs to escape a name honestly that begins like them.
+    ours = name.startswith(SECRET_PARAMETERS) or "%" in name
+    return f"{name}{equals}{REDACTED}" if ours and equals else pair
+
+
+def canonical(name: str) -> str:
+    """A header name as it is usually written; pseudo-headers stay as they are."""
+    return name if name.startswith(":") else "-".join(part.capitalize() for part in name.split("-"))
+
+
+def _headers(question: Question, field: str) -> dict[str, str]:
+    """All of them, or the one that is named."""
+    known = redacted_headers(question.headers)
+    if field == HEADERS:
+        return {canonical(name): value for name, value in known.items()}
+    name = field.removeprefix(f"{HEADERS}.").lower()
+    return {canonical(name): known[name]} if name in known else {}
+
+
+def _session_id(case: Case, _removed: int) -> str | None:
+    resolved = case.who.resolved
+    return resolved.session_id if resolved is not None and not resolved.service_account else None
+
+
+def _service_account_id(case: Case, _removed: int) -> str | None:
+    resolved = case.who.resolved
+    return resolved.session_id if resolved is not None and resolved.service_account else None
+
+
+def _actor(name: str) -> Field:
+    return lambda case, _: getattr(case.who.resolved, name) if case.who.resolved is not None else ""
+
+
+def _impersonated(name: str) -> Field:
+    def read(case: Case, _removed: int) -> str | None:
+        found = case.who.resolved.impersonated if case.who.resolved is not None else None
+        return getattr(found, name) if found is not None else None
+
+    return read
+
+
+def _claims(case: Case, _removed: int) -> object:
+    resolved = case.who.resolved
+    return thaw(resolved.session_claims) if resolved is not None and resolved.session_claims else None
+
+
+FIELDS: Mapping[str, Field] = {
+    "request-id": lambda case, _: case.question.request_id,
+    "check-request-id": lambda case, _: case.question.request_id,
+    "method": lambda case, _: case.question.method,
+    "path": lambda case, _: case.question.raw_path,
+    "host": lambda case, _: case.question.host,
+    "ip": lambda case, _: case.question.ip_text,
+    "query": lambda case, _: redacted_query(case.question.query),
+    "session-id": _session_id,
+    "service-account-id": _service_account_id,
+    "user": _actor("actor_user_id"),
+    "email": _actor("actor_email"),
+    "impersonate-session-id": _impersonated("session_id"),
+    "impersonate-user-id": _impersonated("user_id"),
+    "impersonate-email": _impersonated("email"),
+    "removed-groups-count": lambda _, removed: removed or None,
+    "envoy-route-id": lambda case, _: case.question.route_id,
+    "envoy-route-checksum": lambda case, _: case.question.checksum,
+    "route-id": lambda case, _: case.route.id if case.route is not None else "",
+    "route-checksum": lambda case, _: case.route.checksum if case.route is not None else 0,
+    "cluster-stat-name": lambda case, _: case.route.stat_name if case.route is not None else None,
+    "id-token-claims": _claims,
+}

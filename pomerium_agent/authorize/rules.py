@@ -1,0 +1,98 @@
+"""What authorization knows of the configuration: one frozen value per generation, swapped as a whole (A-33)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+from pomerium_agent.config.templates import Reference
+from pomerium_agent.policy import RoutePolicy
+from pomerium_agent.sessions.bearer import BearerRule
+from pomerium_agent.sessions.signer import Signer
+from pomerium_agent.settings import Secret
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+NO_SECRET = Secret("")
+CLOSED = RoutePolicy(closed="policy-missing")
+
+DEFAULT_LOG_FIELDS = (
+    "request-id",
+    "check-request-id",
+    "method",
+    "path",
+    "host",
+    "ip",
+    "session-id",
+    "service-account-id",
+    "user",
+    "email",
+    "impersonate-session-id",
+    "impersonate-user-id",
+    "impersonate-email",
+    "removed-groups-count",
+    "envoy-route-id",
+    "envoy-route-checksum",
+    "route-id",
+    "route-checksum",
+)
+
+Template = tuple[str | Reference, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branding:
+    """How an organisation wants its error pages to look; anything that is not what it should be is left out."""
+
+    primary_color: str = ""
+    secondary_color: str = ""
+    dark_primary_color: str = ""
+    dark_secondary_color: str = ""
+    logo_url: str = ""
+    favicon_url: str = ""
+    first_paragraph: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteRules:
+    """One route, as a decision about it needs it."""
+
+    id: str
+    checksum: int = 0
+    name: str = ""
+    policy: RoutePolicy = CLOSED
+    show_error_details: bool = False
+    pass_identity_headers: bool = False  # the route's say, else the global one
+    issuer_uri: bool = False
+    groups_filter: frozenset[str] = frozenset()  # the route's and the global one together
+    bearer: BearerRule | None = None  # how bearers are read; None: they belong to the upstream (authorize 4.2)
+    set_request_headers: tuple[tuple[str, Template], ...] = ()
+    kubernetes: bool = False
+    kubernetes_token: Secret = NO_SECRET
+    serverless_audience: str = ""  # of Google's identity tokens; empty: none is sent
+    affinity: bool = False  # load balancing by ring hash or maglev
+    depends_on: tuple[str, ...] = ()
+    idp_id: str = ""
+    client_ca: str = ""  # PEM; the route's, else the global one; empty: any certificate, and none, is fine
+    stat_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Everything about one generation of the configuration. `Rules()` lets nobody in."""
+
+    routes: Mapping[str, RouteRules] = field(default_factory=lambda: EMPTY)  # by route id (W4)
+    cookie_name: str = "_pomerium"
+    shared_key: bytes = field(default=b"", repr=False)
+    handle_lifetime: timedelta | None = None  # W2
+    first_source_only: bool = False  # the reference's way of choosing among handles (W3)
+    authenticate_url: str = ""
+    default_idp_id: str = ""
+    idp_of_host: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # for internal paths; else the default
+    jwt_claims_headers: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # header name to claim
+    signer: Signer | None = None
+    log_fields: tuple[str, ...] = DEFAULT_LOG_FIELDS
+    branding: Branding = Branding()
+
+
+NO_RULES = Rules()
