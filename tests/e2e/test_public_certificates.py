@@ -5,7 +5,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from tests.e2e.visitor import Stage, Visitor, answer, on_stage, route, settings, visit
+from tests.e2e.visitor import Visitor, answer, on_stage, route, settings, visit
 from tests.e2e.world import eventually, open_world
 from tests.fakes import config_records
 from tests.fakes.authority import Issued
@@ -89,7 +89,7 @@ async def test_certificates_are_chosen_by_name_and_renewed_without_disturbing_an
             assert await shown(visitor, "x.example.org") == der(org)
             assert await shown(visitor, "app.example.com") == der(renewed)
             assert (await line.ask(*request))[0] == 200
-            assert any("do not belong together" in str(fault) for fault in await faults(stage))
+            assert any("do not belong together" in str(fault) for fault in await stage.faults())
 
 
 async def test_without_any_certificate_visitors_are_shown_one_that_nobody_vouches_for() -> None:
@@ -129,10 +129,3 @@ async def shows(visitor: Visitor, server_name: str, issued: Issued) -> None:
         return await shown(visitor, server_name) == der(issued)
 
     await eventually(f"{server_name} is shown another certificate", seen)
-
-
-async def faults(stage: Stage) -> list[object]:
-    config = (await stage.replica.status())["config"]
-    assert isinstance(config, dict)
-    found: list[object] = config["faults"]
-    return found

@@ -1,5 +1,7 @@
 """What an upstream sees of a public request, and what a visitor sees of its answer."""
 
+import hashlib
+import io
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,13 @@ async def test_paths_and_hosts_are_rewritten_on_the_way_to_the_upstream(tmp_path
             assert (await asked("header.DOMAIN", "/", ("X-Tenant", "ada.internal"))).host == "ada.internal"
             assert (await asked("path.DOMAIN", "/tenant/grace/x?y=z")).host == "grace.internal"
             assert (await asked("quiet.DOMAIN", "/", ("X-Forwarded-Host", "evil"))).values("x-forwarded-host") == []
+
+            for method in ("HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"):
+                assert (await stage.visitor.ask("base.DOMAIN", method=method)).status == 200
+                assert upstream.last.method == method
+            much = bytes(range(256)) * 20_000
+            reply = await stage.visitor.ask("base.DOMAIN", method="POST", data=io.BytesIO(much))
+            assert reply.said["received"] == hashlib.sha256(much).hexdigest()
 
             reply = await stage.visitor.ask("sock.DOMAIN", "/over/a?socket")
             assert (reply.said["path"], over_socket.last.path) == ("/over/a?socket", "/over/a?socket")

@@ -68,6 +68,20 @@ async def test_odd_paths_and_headers_are_handled_as_the_settings_say() -> None:
             async with visit(stage.world, stage.replica) as visitor:
                 moved = await visitor.ask("app.DOMAIN", "/a%2Fb?c")
                 assert (moved.status, moved.headers["location"]) == (307, "/a/b?c")
+                async with visitor.connect(alpn="h2") as line:
+                    assert line.protocol is None
+
+            await stage.apply(
+                app, settings=settings(use_proxy_protocol=True, xff_num_trusted_hops=1, timeout_idle="0.5s")
+            )
+            host = f"Host: {stage.visitor.name('app.DOMAIN')}"
+            async with stage.visitor.connect(preamble=b"PROXY TCP4 203.0.113.9 198.51.100.1 4711 443\r\n") as line:
+                status, *_ = await line.ask("GET / HTTP/1.1", host, "X-Forwarded-For: 192.0.2.1, 192.0.2.2")
+                assert status == 200
+                assert line.protocol == "http/1.1"
+                assert await line.reader.read() == b""  # closed when idle for long enough
+            assert upstream.last.values("x-forwarded-for") == ["192.0.2.1, 192.0.2.2,203.0.113.9"]
+            assert upstream.last.values("x-envoy-external-address") == ["192.0.2.2"]  # by the one hop that is trusted
             assert (await stage.replica.pids())["envoy"] == envoy
 
 

@@ -95,11 +95,7 @@ async def test_what_takes_too_long_ends_and_every_failure_is_said_in_the_words_o
 
             async def slow(host: str) -> tuple[int, float]:
                 began = loop.time()
-                try:
-                    async with asyncio.timeout(2.5):
-                        status = (await visitor.ask(host, "/slow")).status
-                except TimeoutError:
-                    status = 0
+                status = (await visitor.ask(host, "/slow")).status
                 return status, loop.time() - began
 
             async def upload() -> int:
@@ -109,12 +105,16 @@ async def test_what_takes_too_long_ends_and_every_failure_is_said_in_the_words_o
                     )
                     return (await line.head())[0]
 
-            hosts = ("default.DOMAIN", "short.DOMAIN", "idle.DOMAIN", "never.DOMAIN")
-            uploaded, ends = await asyncio.gather(upload(), asyncio.gather(*(slow(host) for host in hosts)))
-            assert [status for status, _ in ends] == [504, 504, 504, 0]
-            assert 0.9 < ends[0][1] < 2.4
-            assert max(ends[1][1], ends[2][1]) < 0.95
+            uploaded, default, short, idle = await asyncio.gather(
+                upload(), slow("default.DOMAIN"), slow("short.DOMAIN"), slow("idle.DOMAIN")
+            )
             assert uploaded == 408
+            assert (default[0], short[0], idle[0]) == (504, 504, 504)
+            assert default[1] > 0.9
+            assert max(short[1], idle[1]) < default[1]
+            with pytest.raises(TimeoutError):  # ours: the route has none
+                async with asyncio.timeout(1.5):
+                    await visitor.ask("never.DOMAIN", "/slow")
 
             failures = {
                 "gone.DOMAIN": (503, "The application does not answer", 14),

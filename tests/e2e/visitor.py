@@ -112,17 +112,22 @@ class Visitor:
             yield channel
 
     @asynccontextmanager
-    async def connect(self, server_name: str | None = None, *, alpn: str = "http/1.1") -> AsyncIterator["Line"]:
-        """A raw TLS connection that asks for `server_name` ("" asks for nobody), and trusts everyone."""
+    async def connect(
+        self, server_name: str | None = None, *, alpn: str = "http/1.1", preamble: bytes = b""
+    ) -> AsyncIterator["Line"]:
+        """A raw TLS connection that asks for `server_name` ("" asks for nobody), and trusts everyone.
+
+        `preamble` is sent before TLS begins.
+        """
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.set_alpn_protocols([alpn])
         wanted = f"door.{self.domain}" if server_name is None else server_name
         async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection(
-                "127.0.0.1", self.port, ssl=context, server_hostname=wanted or ""
-            )
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            writer.write(preamble)
+            await writer.start_tls(context, server_hostname=wanted)
         try:
             yield Line(reader, writer)
         finally:
@@ -137,6 +142,12 @@ class Line:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+
+    @property
+    def protocol(self) -> str | None:
+        """What ALPN agreed on."""
+        found: str | None = self.writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        return found
 
     @property
     def certificate(self) -> bytes:
@@ -193,6 +204,13 @@ class Stage:
         found = (await self.replica.status())["ads"]
         assert isinstance(found, dict)
         return Counter(found)
+
+    async def faults(self) -> list[dict[str, Any]]:
+        """What the replica says is wrong with its configuration."""
+        config = (await self.replica.status())["config"]
+        assert isinstance(config, dict)
+        found: list[dict[str, Any]] = config["faults"]
+        return found
 
     async def envoy_stats(self, *names: str) -> dict[str, int]:
         """Counters and gauges of Envoy."""

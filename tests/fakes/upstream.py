@@ -1,6 +1,7 @@
 """An upstream that says what it saw of each request, and that a test can make slow, unhealthy or an echo of frames."""
 
 import asyncio
+import hashlib
 import json
 import socket
 import ssl
@@ -72,7 +73,8 @@ class Upstream:
             return await _echo_frames(request)
         if request.path.startswith("/slow"):
             await asyncio.Event().wait()
-        body = json.dumps({"from": self.name, "path": seen.path, "host": seen.host})
+        received = hashlib.sha256(await request.read()).hexdigest()
+        body = json.dumps({"from": self.name, "path": seen.path, "host": seen.host, "received": received})
         response = web.Response(text=body, content_type="application/json")
         for name, value in self.response_headers:
             response.headers.add(name, value)
@@ -107,7 +109,7 @@ async def serve_upstream(
     if tls is not None:
         tls.set_alpn_protocols(["http/1.1"])
         upstream.watch_names(tls)
-    app = web.Application()
+    app = web.Application(client_max_size=64 * MUCH)
     app.router.add_route("*", "/{path:.*}", upstream.answer)
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=0.1, max_line_size=MUCH, max_field_size=MUCH, max_headers=MUCH
