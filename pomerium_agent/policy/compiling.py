@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from pomerium_agent.policy.complaints import Complaint
+from pomerium_agent.policy.complaints import MOST_COMPLAINTS, Complaint
 from pomerium_agent.policy.dialect import Dialect
 from pomerium_agent.policy.facts import Facts
 from pomerium_agent.policy.results import Result
@@ -50,12 +50,18 @@ class Compiling:
     source: str
     closing: bool = False
     unsupported: bool = False  # the policy is right, and we cannot evaluate it (P-25)
+    refused: int = 0
+    warned: int = 0
     complaints: list[Complaint] = field(default_factory=list)
 
     def refuse(self, place: Place, reason: str, remedy: str) -> None:
         """The policy cannot be used as it is."""
-        self.complaints.append(Complaint(place.line, place.path, reason, remedy, self.source))
+        self.refused += 1
+        if self.refused <= MOST_COMPLAINTS:
+            self.complaints.append(Complaint(place.line, place.path, reason, remedy, self.source))
 
     def warn(self, place: Place, reason: str, remedy: str) -> None:
         """The policy does what it says, which is hardly what was meant."""
-        self.complaints.append(Complaint(place.line, place.path, reason, remedy, self.source, warning=True))
+        self.warned += 1
+        if self.warned <= MOST_COMPLAINTS:
+            self.complaints.append(Complaint(place.line, place.path, reason, remedy, self.source, warning=True))

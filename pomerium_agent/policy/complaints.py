@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+MOST_COMPLAINTS = 200  # of one kind about one text; nobody reads more
 SHOWN = 80  # characters of an operator's own words that a message repeats
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pomerium_agent.policy.complaints import Complaint, did_you_mean, printable, shown
+from pomerium_agent.policy.complaints import MOST_COMPLAINTS, Complaint, did_you_mean, printable, shown
 from pomerium_agent.policy.yaml_marks import POLICY, Mapping, Marked, Scalar, mark, read_yaml, to_plain
 from pomerium_agent.policy.yaml_marks import Sequence as List
 
@@ -140,7 +140,8 @@ class _Parser:
     complaints: list[Complaint] = field(default_factory=list)
 
     def refuse(self, line: int, path: str, reason: str, remedy: str) -> None:
-        self.complaints.append(Complaint(line, path, reason, remedy, self.source))
+        if len(self.complaints) < MOST_COMPLAINTS:
+            self.complaints.append(Complaint(line, path, reason, remedy, self.source))
 
     def document(self, marked: Marked) -> Iterator[Rule]:
         if isinstance(marked, Mapping):

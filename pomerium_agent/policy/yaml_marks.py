@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import yaml
 
-from pomerium_agent.policy.complaints import Complaint
+from pomerium_agent.policy.complaints import MOST_COMPLAINTS, Complaint
 from pomerium_agent.policy.yaml_words import GO_WORDS, WORDS, go_whole, is_moment, plain_whole, rfc3339, word_teller
 
 MAX_REPEATED = 200_000  # values that aliases repeat, so that a small file cannot grow without bound
@@ -112,7 +112,8 @@ class _Reader:
         self._repeated = 0  # of them by aliases
 
     def complain(self, line: int, path: str, reason: str, remedy: str) -> None:
-        self.complaints.append(Complaint(line, path, reason, remedy, self._file))
+        if len(self.complaints) < MOST_COMPLAINTS:
+            self.complaints.append(Complaint(line, path, reason, remedy, self._file))
 
     def document(self) -> Marked | None:
         self._next()  # the start of the stream
@@ -122,7 +123,8 @@ class _Reader:
         event = self._next()
         found = self._read(event, "", 0)
         self._next()  # the end of the document
-        if self._reading.one_document and not isinstance(self._next(), yaml.StreamEndEvent):
+        last = isinstance(self._next(), yaml.StreamEndEvent)  # raises when it is neither an end nor a beginning
+        if self._reading.one_document and not last:
             reason, remedy = "there are several documents in this file", "put what follows --- in its own file"
             self.complain(_line(event), "", reason, remedy)
         return found
