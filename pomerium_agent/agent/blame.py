@@ -8,9 +8,11 @@ the while the accepted table serves.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from pomerium_agent.config.order import sort_key_of
+from pomerium_agent.config.quarantine import no_more_open
 from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Match, MatchKind, Route, Unavailable
 
 REASON_LIMIT = 300
@@ -41,17 +43,23 @@ class Blame:
             return snapshot, ()
         before = {route.id: route for route in self._accepted.routes} if self._accepted else {}
         routes: list[Route] = []
+        moved: list[Route] = []
         faults: list[Fault] = []
         for route in snapshot.routes:
             if route.key in self.refused:
                 fault = _fault(route, self.refused[route.key])
                 faults.append(fault)
-                routes.append(_stand_in(route, before, fault.id))
+                instead = _stand_in(route, before, fault.id)
             elif route.key in untried:
-                routes.append(_stand_in(route, before, "searching"))
+                instead = _stand_in(route, before, "searching")
             else:
-                routes.append(route)
-        return replace(snapshot, routes=tuple(routes)), tuple(faults)
+                instead = route
+            here = isinstance(instead.action, Unavailable) or (instead.source, instead.match) == (
+                route.source,
+                route.match,
+            )
+            (routes if here else moved).append(instead)
+        return replace(snapshot, routes=_with(routes, moved)), tuple(faults)
 
     def accepted(self, offered: ConfigSnapshot) -> bool:
         """Envoy took the table of `offered`. True when there is more to offer."""
@@ -91,11 +99,23 @@ class Blame:
         self._groups = []
 
 
+def _with(routes: list[Route], moved: Iterable[Route]) -> tuple[Route, ...]:
+    """The routes, and among them at their own places accepted versions that match something else than the new ones.
+
+    At the places of the new ones they would catch what stricter routes below are for.
+    """
+    for route in moved:
+        place = sort_key_of(route)
+        at = next((at for at, other in enumerate(routes) if sort_key_of(other) > place), len(routes))
+        routes.insert(at, route)
+    return tuple(routes)
+
+
 def _stand_in(route: Route, before: Mapping[str, Route], fault_id: str) -> Route:
-    """The accepted version of the route, or a 503 at its place."""
+    """The accepted version of the route, never more open than the refused one, or a 503 at its place."""
     kept = before.get(route.id)
     if kept is not None and not isinstance(kept.action, Unavailable):
-        return kept
+        return no_more_open(kept, public=route.public)
     key = hashlib.sha256(f"blamed\0{route.key}\0{fault_id}".encode()).hexdigest()[:32]
     return Route(
         id=route.id,

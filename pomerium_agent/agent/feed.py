@@ -48,6 +48,8 @@ class Feeder:
     _blame: Blame = field(default_factory=Blame)
     _compiled: Compiled | None = None
     _offered: ConfigSnapshot | None = None
+    _source: Compiled | None = None  # what the offer was made from
+    _answered: int = 0  # the newest offer whose table Envoy took or refused
     _offers: int = 0
     _dirty: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -82,7 +84,7 @@ class Feeder:
             snapshot, refused = self._blame.arrange(compiled.snapshot)
             resources = await asyncio.to_thread(build_resources, snapshot, self.local, self._cache)
             self._offers += 1
-            self._offered = snapshot
+            self._offered, self._source = snapshot, compiled
             self.board.offered = Compiled(snapshot, (*compiled.faults, *refused))
             self.ads.offer(resources, str(self._offers))
             log.info(
@@ -96,9 +98,15 @@ class Feeder:
     def _judge(self, delivery: Delivery, offered: ConfigSnapshot) -> None:
         """Act on what Envoy said of the newest offer (R-21)."""
         table = next((refusal for refusal in delivery.rejections if refusal.type_url == ROUTES), None)
-        if delivery.settled:
-            judged = self._blame.rejected(offered, table.reason) if table else self._blame.accepted(offered)
-            if judged:  # there is something else to offer
+        if delivery.settled and self._answered != self._offers:
+            # Once for each offer: Envoy may settle again, for another reason, while the next one is being built.
+            self._answered = self._offers
+            if table is None:
+                more = self._blame.accepted(offered)
+            else:
+                # A search among the routes of a configuration that is replaced already would blame the wrong ones.
+                more = self._source is self._compiled and self._blame.rejected(offered, table.reason)
+            if more:
                 self._dirty.set()
         self._report(delivery, offered)
 

@@ -24,12 +24,16 @@ def stand_in(checked: CheckedRoute, fault: Fault, accepted: Mapping[str, Route])
     """
     before = accepted.get(checked.id)
     if before is not None and not isinstance(before.action, Unavailable):
-        if before.public and not checked.public:
-            before = replace(before, public=False, key=_key("closed", before.key))
+        before = no_more_open(before, public=checked.public)
         return sort_key_of(before), before
     if checked.source is None or checked.place is None:
         return None
     return checked.place, unavailable(checked, checked.source, checked.match or EVERYTHING, fault, checked.id)
+
+
+def no_more_open(before: Route, *, public: bool) -> Route:
+    """An accepted version, closed when the version it stands in for is not `public`."""
+    return before if public or not before.public else replace(before, public=False, key=_key("closed", before.key))
 
 
 def duplicate(checked: CheckedRoute, fault: Fault) -> tuple[SortKey, Route] | None:

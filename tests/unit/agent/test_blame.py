@@ -111,6 +111,38 @@ def test_a_refused_regex_is_answered_for_its_whole_host() -> None:
     assert offered.routes[0].match == Match(MatchKind.PREFIX, "/")
 
 
+def test_an_accepted_version_that_stays_is_never_more_open_than_the_new_one_was_meant_to_be() -> None:
+    """R-4: whoever closed a route must not find it open because Envoy refused something else about it."""
+    blame = Blame()
+    run(blame, snapshot(replace(route("a"), public=True)), bad=set())
+
+    offered, _ = run(blame, snapshot(route("a", "2")), bad={"a=2"})
+
+    [kept] = offered.routes
+    assert kept.action == DirectResponse(status=200, body="1")
+    assert not kept.public
+    assert kept.key != route("a").key
+
+
+def test_an_accepted_version_keeps_its_own_place_among_the_routes() -> None:
+    """Routes 3.5, 13: where the new one would stand, it would catch what stricter routes below it are for."""
+    blame = Blame()
+    host = route("host").source
+    everything = replace(route("moving"), source=host, public=True)
+    run(blame, snapshot(everything), bad=set())
+    moved = replace(route("moving", "2", Match(MatchKind.PATH, "/status")), source=host, public=True)
+    strict = replace(route("strict", match=Match(MatchKind.PREFIX, "/admin")), source=host)
+    lax = replace(route("x-lax"), source=host)
+
+    offered, _ = run(blame, snapshot(moved, strict, lax), bad={"moving=2"})
+
+    assert [(each.id, each.match.value) for each in offered.routes] == [
+        ("strict", "/admin"),
+        ("moving", "/"),
+        ("x-lax", "/"),
+    ]
+
+
 def test_a_table_refused_for_another_reason_is_not_blamed_on_a_route() -> None:
     blame = Blame()
     wanted = snapshot(route("a"))
