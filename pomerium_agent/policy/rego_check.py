@@ -89,7 +89,7 @@ def check_rego(script: str) -> Checked:
     for token, name in sorted(checker.replaced, key=lambda each: each[0].at):
         parts += [script[end : token.at], _REPLACED[name]]
         end = token.at + len(name)
-    parts.append(script[end:])
+    parts += [script[end:], "\n"]  # the engine cannot read a comment without an end
     source = "".join(parts)
     if not checker.packaged:
         source = "package pomerium.policy\n" + source
@@ -230,7 +230,7 @@ def _bound(statement: list[Token]) -> set[str]:
     found = {"_"}
     for i, token in enumerate(statement):
         follows = statement[i + 1].text if i + 1 < len(statement) else ""
-        if token.kind == "word" and i and follows == ":=" and statement[i - 1].text != ".":
+        if token.kind == "word" and i and follows == ":=" and token.text != "else" and statement[i - 1].text != ".":
             found.add(token.text)
         if token.kind == "word" and token.text in ("some", "every"):
             found |= _words_of_list(statement[i + 1 :])
