@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pomerium_agent.authorize import Denials
 from pomerium_agent.config import Compiled
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.runtime.health import Health
@@ -19,6 +20,7 @@ class Board:
     instance: str
     health: Health
     keeper_pid: int
+    denials: Denials = field(default_factory=Denials)
     link: Link | None = None
     offered: Compiled | None = None
     ads: AdsServer | None = None

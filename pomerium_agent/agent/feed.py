@@ -10,6 +10,8 @@ import structlog
 
 from pomerium_agent.agent.blame import Blame
 from pomerium_agent.agent.board import Board
+from pomerium_agent.authorize import NO_RULES, Rules
+from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.config import Compiled, ConfigSnapshot
 from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
@@ -44,6 +46,8 @@ class Feeder:
     ads: AdsServer
     local: LocalAddresses
     board: Board
+    rules: Latest[Rules] = field(default_factory=lambda: Latest(NO_RULES))  # what authorization decides by
+    builder: RulesBuilder | None = None  # None: nothing that asks is let in
     _cache: BuildCache = field(default_factory=BuildCache)
     _blame: Blame = field(default_factory=Blame)
     _compiled: Compiled | None = None
@@ -83,6 +87,9 @@ class Feeder:
             began = time.perf_counter()
             snapshot, refused = self._blame.arrange(compiled.snapshot)
             resources = await asyncio.to_thread(build_resources, snapshot, self.local, self._cache)
+            if self.builder is not None:
+                # Before Envoy has them: a route that Envoy knows and authorization does not would answer 404.
+                self.rules.set(await asyncio.to_thread(self.builder.build, compiled.snapshot))
             self._offers += 1
             self._offered, self._source = snapshot, compiled
             self.board.offered = Compiled(snapshot, (*compiled.faults, *refused))

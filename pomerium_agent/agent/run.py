@@ -15,8 +15,9 @@ from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
 from pomerium_agent.authenticate import serve_pages
-from pomerium_agent.authorize import check, serve_authorize
-from pomerium_agent.config import Compiled, open_config
+from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
+from pomerium_agent.authorize.from_config import RulesBuilder
+from pomerium_agent.config import open_config
 from pomerium_agent.databroker import open_databroker
 from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
 from pomerium_agent.envoy.ads_server import AdsServer, serve_ads
@@ -28,6 +29,9 @@ from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.version import full_version
+from pomerium_agent.sessions.access import track_access
+from pomerium_agent.sessions.live import open_sessions
+from pomerium_agent.sessions.signer import Signer
 from pomerium_agent.settings import Settings
 from pomerium_agent.zero import BootstrapConfig, Link, open_link, run_jobs, trusted_roots
 
@@ -65,10 +69,15 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
     async with open_link(settings, health=health, clock=clock, instance=board.instance) as link:
         board.link = link
         bootstrap = await _first_bootstrap(link)
+        rules = Latest(NO_RULES)  # nobody gets in before there is a configuration
         async with (
             open_databroker(bootstrap.storage_connection, clock, health) as databroker,
             run_jobs(link, databroker),
-            serve_authorize(sockets["authorize"], check),
+            open_sessions(databroker, clock, health) as sessions,
+            track_access(databroker, clock) as access,
+            serve_authorize(
+                sockets["authorize"], Checker(rules, sessions, clock, access=access, denials=board.denials).check
+            ),
             serve_pages(sockets["pages"], signing_key=link.secrets.signing_key),
             _run_envoy(settings, board, keeper, clock) as (ads, admin),
         ):
@@ -78,7 +87,9 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
             async with open_config(
                 databroker, clock=clock, health=health, local=settings.local, secret=bootstrap.shared_secret
             ) as config:
-                await _feed_envoy(config, ads, admin, board, keeper, clock, settings.runtime_dir)
+                builder = RulesBuilder(shared_key=bootstrap.shared_secret, signer=Signer(link.secrets.signing_key))
+                feeder = Feeder(config, ads, await _local_addresses(settings.runtime_dir), board, rules, builder)
+                await _feed_envoy(feeder, admin, board, keeper, clock)
 
 
 async def _first_bootstrap(link: Link) -> BootstrapConfig:
@@ -120,25 +131,20 @@ async def _run_envoy(
         watching.cancel()
 
 
-async def _feed_envoy(
-    config: Latest[Compiled | None],
-    ads: AdsServer,
-    admin: EnvoyAdmin,
-    board: Board,
-    keeper: KeeperLink,
-    clock: Clock,
-    runtime: Path,
-) -> None:
-    """Give Envoy each newest configuration until cancelled, and tell the keeper when it serves."""
-    local = LocalAddresses(
+async def _local_addresses(runtime: Path) -> LocalAddresses:
+    return LocalAddresses(
         authorize_socket=str(runtime / "authorize.sock"),
         pages_socket=str(runtime / "pages.sock"),
-        system_ca=trusted_roots().decode("ascii", "ignore"),
+        system_ca=(await asyncio.to_thread(trusted_roots)).decode("ascii", "ignore"),
         ipv6=await asyncio.to_thread(_ipv6_works),
     )
+
+
+async def _feed_envoy(feeder: Feeder, admin: EnvoyAdmin, board: Board, keeper: KeeperLink, clock: Clock) -> None:
+    """Give Envoy each newest configuration until cancelled, and tell the keeper when it serves."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(Feeder(config, ads, local, board).run(), name="feed-envoy")
-        group.create_task(apply_log_level(config, admin, clock, "info"), name="envoy-log-level")
+        group.create_task(feeder.run(), name="feed-envoy")
+        group.create_task(apply_log_level(feeder.config, admin, clock, "info"), name="envoy-log-level")
         group.create_task(_tell_ready(board, keeper), name="tell-ready")
 
 

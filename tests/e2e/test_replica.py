@@ -30,15 +30,15 @@ async def test_a_token_brings_up_a_replica_that_serves_a_route_over_tls() -> Non
         assert answer.json()["path"] == "/a?b=c"
 
 
-async def test_a_route_that_is_not_public_is_refused() -> None:
-    """R-9: fail closed until authorization exists."""
+async def test_a_route_that_is_not_public_lets_no_stranger_in() -> None:
+    """R-9: fail closed."""
     async with open_world() as world:
         await world.apply(HELLO.replace("allow_public_unauthenticated_access", "allow_any_authenticated_user"))
 
         async with world.cluster.replica() as replica:
             answer = await world.get(replica, "hello", headers={"accept": "application/json"})
 
-        assert answer.status == 403
+        assert answer.status == 401
 
 
 async def test_a_change_is_live_in_under_a_second_and_resends_no_other_route() -> None:

@@ -1,0 +1,104 @@
+"""The configuration in force, as authorization needs it. Pure but for what it remembers of the last one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, Branding, RouteRules, Rules
+from pomerium_agent.config.snapshot import (
+    BearerFormat,
+    ConfigSnapshot,
+    Forward,
+    LoadBalancing,
+    Route,
+    Settings,
+    Unavailable,
+)
+from pomerium_agent.config.templates import parse_template
+from pomerium_agent.envoyconfig.route import checksum
+from pomerium_agent.sessions import bearer
+from pomerium_agent.sessions.bearer import BearerRule
+from pomerium_agent.sessions.signer import Signer, read_signer
+
+_AFFINE = (LoadBalancing.RING_HASH, LoadBalancing.MAGLEV)
+_FORMATS: Mapping[BearerFormat, bearer.BearerFormat] = {
+    BearerFormat.ACCESS_TOKEN: bearer.BearerFormat.ACCESS_TOKEN,
+    BearerFormat.IDENTITY_TOKEN: bearer.BearerFormat.IDENTITY_TOKEN,
+    BearerFormat.JWT: bearer.BearerFormat.JWT,
+}
+
+
+@dataclass(slots=True)
+class RulesBuilder:
+    """Makes Rules of one snapshot after the other; what did not change is the same object again (A-33)."""
+
+    shared_key: bytes = field(repr=False)
+    signer: Signer  # the one derived from the cluster token, where the settings bring none
+    _settings: Settings | None = None
+    _routes: dict[str, RouteRules] = field(default_factory=dict)  # by route key
+
+    def build(self, snapshot: ConfigSnapshot) -> Rules:
+        """The rules of a configuration. A route that stands aside because of a fault is not in them."""
+        settings = snapshot.settings
+        kept = self._routes if self._settings == settings else {}
+        used: dict[str, RouteRules] = {}
+        routes: dict[str, RouteRules] = {}
+        for route in snapshot.routes:
+            if not isinstance(route.action, Unavailable):
+                rules = used[route.key] = kept.get(route.key) or _route(route, settings)
+                routes[route.id] = rules
+        self._settings, self._routes = settings, used
+        return Rules(
+            routes=MappingProxyType(routes),
+            cookie_name=settings.cookie_name,
+            shared_key=self.shared_key,
+            authenticate_url=settings.authenticate_url,
+            jwt_claims_headers=settings.jwt_claims_headers,
+            signer=read_signer(settings.signing_key.encode()) if settings.signing_key else self.signer,
+            log_fields=DEFAULT_LOG_FIELDS if settings.authorize_log_fields is None else settings.authorize_log_fields,
+            branding=_branding(settings.branding),
+        )
+
+
+def _route(route: Route, settings: Settings) -> RouteRules:
+    access = route.access
+    passes = settings.pass_identity_headers if route.pass_identity_headers is None else route.pass_identity_headers
+    upstream = route.action.upstream if isinstance(route.action, Forward) else None
+    return RouteRules(
+        id=route.id,
+        checksum=checksum(route),
+        name=route.name,
+        policy=access.policy,
+        show_error_details=access.show_error_details,
+        pass_identity_headers=passes,
+        issuer_uri=settings.issuer_uri if access.issuer_uri is None else access.issuer_uri,
+        groups_filter=frozenset((*settings.groups_filter, *access.groups_filter)),
+        bearer=_bearer(route, settings),
+        set_request_headers=tuple(
+            (name, parse_template(template)) for name, template in route.set_request_headers.items()
+        ),
+        kubernetes=route.kubernetes,
+        affinity=upstream is not None and upstream.load_balancing in _AFFINE,
+        depends_on=access.depends_on,
+        stat_name=route.stat_name,
+    )
+
+
+def _bearer(route: Route, settings: Settings) -> BearerRule | None:
+    wanted = settings.bearer_format if route.access.bearer_format is None else route.access.bearer_format
+    known = _FORMATS.get(wanted)
+    if known is None:
+        return None
+    return BearerRule(format=known, authenticate_url=settings.authenticate_url)
+
+
+def _branding(words: Mapping[str, str]) -> Branding:
+    return Branding(
+        primary_color=words.get("primary_color", ""),
+        secondary_color=words.get("secondary_color", ""),
+        dark_primary_color=words.get("darkmode_primary_color", ""),
+        dark_secondary_color=words.get("darkmode_secondary_color", ""),
+        logo_url=words.get("logo_url", ""),
+        favicon_url=words.get("favicon_url", ""),
+        first_paragraph=words.get("error_message_first_paragraph", ""),
+    )

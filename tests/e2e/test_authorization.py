@@ -1,0 +1,183 @@
+"""Who gets in, through a real Envoy: service accounts, strangers, the denied, and what upstreams are told."""
+
+import json
+import time
+from datetime import UTC, datetime
+
+import grpc
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
+
+from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.records import Record
+from tests.e2e.gate import bearer, open_gate
+from tests.e2e.world import eventually
+from tests.fakes.session_records import account, directory_user, session, user
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+def route(name: str, **fields: object) -> config_pb2.Route:
+    made = config_pb2.Route(id=name, to=["UPSTREAM"], **fields)  # type: ignore[arg-type]  # whatever a route has
+    setattr(made, "from", f"http://{name}.test")
+    return made
+
+
+def policy(text: str, **fields: object) -> config_pb2.Policy:
+    return config_pb2.Policy(source_ppl=text, **fields)  # type: ignore[arg-type]  # whatever a policy has
+
+
+PRIVATE = route("private", allow_any_authenticated_user=True, pass_identity_headers=True)
+ENGINEERS = route(
+    "team",
+    policies=[
+        policy(
+            "allow: {and: [{groups: {has: engineers}}]}",
+            id="p1",
+            explanation="Only **engineers** may see this.",
+            remediation="Ask [help](https://help.test/) for the group.",
+        )
+    ],
+    show_error_details=True,
+)
+
+
+async def test_a_service_account_gets_in_and_a_stranger_is_sent_to_log_in() -> None:
+    """A-5, A-7, A-13, A-15: 302 in a browser, 401 for a program."""
+    async with open_gate(PRIVATE, records=[account("robot", "ci@example.com")]) as gate:
+        known = await gate.get("private.test", authorization=bearer("robot"))
+        browser = await gate.get("private.test", "/a?b=c", accept=BROWSER)
+        program = await gate.get("private.test", accept="application/json")
+        forged = await gate.get("private.test", authorization=bearer("robot")[:-2], accept="application/json")
+
+    assert known.status == 200
+    assert browser.status == 302
+    assert "/.pomerium/sign_in?" in browser.headers["location"]
+    assert "private.test" in browser.headers["location"]
+    assert (program.status, "error" in program.text) == (401, True)
+    assert forged.status == 401
+
+
+async def test_the_denied_see_a_page_with_reason_and_remedy_and_others_only_that_they_are_denied() -> None:
+    """A-14, A-17: traces only where the route shows them, and only in HTML."""
+    people = [session("s1", "ada"), user("ada", "ada@example.com"), directory_user("ada", group_ids=["sales"])]
+    async with open_gate(ENGINEERS, records=people) as gate:
+        page = await gate.get("team.test", accept=BROWSER, x_pomerium_authorization=bearer("s1")[16:])
+        program = await gate.get("team.test", accept="application/json", x_pomerium_authorization=bearer("s1")[16:])
+
+    assert page.status == 403
+    assert "<strong>engineers</strong>" in page.text
+    assert 'href="https://help.test/"' in page.text
+    assert page.headers["x-request-id"] in page.text
+    assert program.status == 403
+    assert "engineers" not in program.text
+
+
+async def test_a_member_of_the_group_gets_in() -> None:
+    people = [session("s1", "ada"), user("ada", "ada@example.com"), directory_user("ada", group_ids=["engineers"])]
+    async with open_gate(ENGINEERS, records=people) as gate:
+        answer = await gate.get("team.test", x_pomerium_authorization=bearer("s1")[16:])
+
+    assert answer.status == 200
+
+
+async def test_the_upstream_sees_no_header_that_a_client_made_up_and_no_credential_of_ours() -> None:
+    """A-19, R-11: the table of authorize 24."""
+    settings = config_pb2.Settings(jwt_claims_headers={"X-Pomerium-Claim-Email": "email"})
+    people = [session("s1", "ada"), user("ada", "ada@example.com")]
+    token = bearer("s1")
+    async with open_gate(PRIVATE, settings=settings, records=people) as gate:
+        seen = (
+            await gate.get(
+                "private.test",
+                authorization=token,
+                X_Pomerium_Claim_Email="root@example.com",
+                X_Pomerium_Claim_Groups="admins",
+                X_Pomerium_Jwt_Assertion="forged",
+                cookie="_pomerium=garbage; theme=dark",
+            )
+        ).seen
+
+    assert seen["x-pomerium-claim-email"] == "ada@example.com"
+    assert "x-pomerium-claim-groups" not in seen
+    assert seen["x-pomerium-jwt-assertion"] != "forged"
+    assert seen["cookie"] == "theme=dark"
+    assert token not in str(seen)
+
+
+async def test_on_a_public_route_a_made_up_claim_never_arrives() -> None:
+    """R-11: nobody was asked, so nothing is known."""
+    settings = config_pb2.Settings(jwt_claims_headers={"X-Pomerium-Claim-Email": "email"})
+    public = route("open", allow_public_unauthenticated_access=True, pass_identity_headers=True)
+    async with open_gate(public, settings=settings) as gate:
+        seen = (await gate.get("open.test", X_Pomerium_Claim_Email="root@example.com")).seen
+
+    assert "x-pomerium-claim-email" not in seen
+
+
+async def test_the_assertion_verifies_with_the_published_keys_and_says_who_it_is() -> None:
+    """A-21, A-23: checked by another library, from the JWKS URL."""
+    people = [
+        session("s1", "ada", claims={"name": ["Ada"]}),
+        user("ada", "ada@example.com"),
+        directory_user("ada", group_ids=["engineers"]),
+    ]
+    async with open_gate(PRIVATE, records=people) as gate:
+        answer = await gate.get("private.test", authorization=bearer("s1"))
+        keys = KeySet.import_key_set(
+            json.loads((await gate.get("private.test", "/.well-known/pomerium/jwks.json")).text)
+        )
+
+    token = jwt.decode(answer.seen["x-pomerium-jwt-assertion"], keys, algorithms=["ES256"])
+    claims = token.claims
+    assert token.header["kid"] == keys.as_dict()["keys"][0]["kid"]
+    assert (claims["iss"], claims["aud"]) == ("private.test", "private.test")
+    assert (claims["sub"], claims["user"], claims["email"]) == ("ada", "ada", "ada@example.com")
+    assert (claims["groups"], claims["sid"], claims["name"]) == (["engineers"], "s1", "Ada")
+    assert claims["exp"] - claims["iat"] == 300
+
+
+async def test_a_deleted_session_is_out_within_a_second() -> None:
+    """A-32: revocation is as fast as the change log."""
+    async with open_gate(PRIVATE, records=[session("s1", "ada"), user("ada", "ada@example.com")]) as gate:
+        assert (await gate.get("private.test", authorization=bearer("s1"))).status == 200
+        gone = Record(type=session("s1").type, id="s1", deleted_at=datetime.now(UTC))
+
+        await gate.backend.put([gone])
+        deleted = time.monotonic()
+
+        async def out() -> bool:
+            return (await gate.get("private.test", authorization=bearer("s1"))).status == 401
+
+        await eventually("the session is out", out, within=1.0)
+        assert time.monotonic() - deleted < 1.0
+
+
+async def test_a_grpc_client_is_told_permission_denied() -> None:
+    """A-14."""
+    denied = route("rpc", policies=[policy("allow: {and: [{reject: true}]}")])
+    async with open_gate(denied) as gate:
+        options = [("grpc.default_authority", "rpc.test")]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}", options=options) as channel:
+            call = channel.unary_unary("/test.Service/Method")
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call(b"", timeout=10)
+
+    assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_deny_wins_over_everything() -> None:
+    """P-6: through the whole chain."""
+    both = route(
+        "both",
+        allow_any_authenticated_user=True,
+        policies=[policy("deny: {or: [{http_path: {starts_with: /admin}}]}")],
+    )
+    async with open_gate(both, records=[account("robot", "ci")]) as gate:
+        fine = await gate.get("both.test", "/x", authorization=bearer("robot"))
+        denied = await gate.get("both.test", "/admin/x", authorization=bearer("robot"))
+
+    assert (fine.status, denied.status) == (200, 403)
