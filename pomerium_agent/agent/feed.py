@@ -10,6 +10,7 @@ import structlog
 
 from pomerium_agent.agent.blame import Blame
 from pomerium_agent.agent.board import Board
+from pomerium_agent.authenticate import PublicKeys
 from pomerium_agent.authorize import NO_RULES, Rules
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.config import Compiled, ConfigSnapshot
@@ -47,6 +48,7 @@ class Feeder:
     local: LocalAddresses
     board: Board
     rules: Latest[Rules] = field(default_factory=lambda: Latest(NO_RULES))  # what authorization decides by
+    keys: Latest[PublicKeys] = field(default_factory=lambda: Latest(()))  # that sign what upstreams are told
     builder: RulesBuilder | None = None  # None: nothing that asks is let in
     _cache: BuildCache = field(default_factory=BuildCache)
     _blame: Blame = field(default_factory=Blame)
@@ -89,7 +91,9 @@ class Feeder:
             resources = await asyncio.to_thread(build_resources, snapshot, self.local, self._cache)
             if self.builder is not None:
                 # Before Envoy has them: a route that Envoy knows and authorization does not would answer 404.
-                self.rules.set(await asyncio.to_thread(self.builder.build, compiled.snapshot))
+                rules = await asyncio.to_thread(self.builder.build, compiled.snapshot)
+                self.rules.set(rules)
+                self.keys.set(self.builder.public_keys(rules))
             self._offers += 1
             self._offered, self._source = snapshot, compiled
             self.board.offered = Compiled(snapshot, (*compiled.faults, *refused))

@@ -14,7 +14,7 @@ import structlog
 from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
-from pomerium_agent.authenticate import serve_pages
+from pomerium_agent.authenticate import PublicKeys, serve_pages
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.config import open_config
@@ -70,6 +70,8 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
         board.link = link
         bootstrap = await _first_bootstrap(link)
         rules = Latest(NO_RULES)  # nobody gets in before there is a configuration
+        signer = Signer(link.secrets.signing_key)
+        keys: Latest[PublicKeys] = Latest((signer.jwk,))
         async with (
             open_databroker(bootstrap.storage_connection, clock, health) as databroker,
             run_jobs(link, databroker),
@@ -78,7 +80,7 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
             serve_authorize(
                 sockets["authorize"], Checker(rules, sessions, clock, access=access, denials=board.denials).check
             ),
-            serve_pages(sockets["pages"], signing_key=link.secrets.signing_key),
+            serve_pages(sockets["pages"], keys=keys),
             _run_envoy(settings, board, keeper, clock) as (ads, admin),
         ):
             # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
@@ -87,8 +89,8 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
             async with open_config(
                 databroker, clock=clock, health=health, local=settings.local, secret=bootstrap.shared_secret
             ) as config:
-                builder = RulesBuilder(shared_key=bootstrap.shared_secret, signer=Signer(link.secrets.signing_key))
-                feeder = Feeder(config, ads, await _local_addresses(settings.runtime_dir), board, rules, builder)
+                builder = RulesBuilder(shared_key=bootstrap.shared_secret, signer=signer)
+                feeder = Feeder(config, ads, await _local_addresses(settings.runtime_dir), board, rules, keys, builder)
                 await _feed_envoy(feeder, admin, board, keeper, clock)
 
 

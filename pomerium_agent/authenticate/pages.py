@@ -6,12 +6,12 @@ Login is not among them yet: everything below `/.pomerium` answers 404 and says 
 import hashlib
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
 
-from pomerium_agent.sessions.jwk import SigningKey, public_jwk
+from pomerium_agent.runtime.latest import Latest
 
 BACKLOG = 1024
 GRACE = 0.5  # seconds for answers that are under way when we stop
@@ -19,6 +19,7 @@ WELL_KNOWN = "/.well-known/pomerium"
 JWKS = f"{WELL_KNOWN}/jwks.json"
 OPEN_TO_ALL = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
 
+PublicKeys = tuple[Mapping[str, str], ...]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PAGE = """<!DOCTYPE html>
@@ -38,21 +39,24 @@ NOT_FOUND = "Not Found: login pages are not part of this version"
 
 
 @asynccontextmanager
-async def serve_pages(sock: socket.socket, *, signing_key: SigningKey) -> AsyncIterator[None]:
+async def serve_pages(sock: socket.socket, *, keys: Latest[PublicKeys]) -> AsyncIterator[None]:
     """Serve the pages on the listening socket `sock`, which is ours from now on, while the block runs.
 
-    The public half of `signing_key` is published, so that upstreams can verify what it signs (A-23).
+    `keys` are the public JWKs of everything that may sign, so that upstreams can verify it (A-23).
 
     On the way out nothing more is accepted, so callers wait in the socket's queue for the next agent, and answers
-    under way get half a second. Raises ValueError when the key is not on P-256.
+    under way get half a second.
     """
+
+    async def jwks(request: web.Request) -> web.Response:
+        return _document(request, {"keys": keys.value})
+
     with sock:
-        keys = _Document({"keys": [public_jwk(signing_key)]})
         app = web.Application(middlewares=[_other_answers])
         app.on_response_prepare.append(_anonymous)
         app.router.add_get("/ping", _alive)
         app.router.add_get("/healthz", _alive)
-        app.router.add_get(JWKS, keys.answer)
+        app.router.add_get(JWKS, jwks)
         app.router.add_get(WELL_KNOWN, _discovery)
         app.router.add_get(f"{WELL_KNOWN}/", _discovery)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=GRACE)
@@ -64,22 +68,18 @@ async def serve_pages(sock: socket.socket, *, signing_key: SigningKey) -> AsyncI
             await runner.cleanup()
 
 
-class _Document:
-    """A JSON document that never changes, with what caches need to know."""
-
-    def __init__(self, value: object) -> None:
-        self._body = json.dumps(value).encode()
-        self._etag = hashlib.sha256(self._body).hexdigest()[:32]
-
-    async def answer(self, request: web.Request) -> web.Response:
-        known = request.if_none_match or ()
-        if any(tag.value in (self._etag, "*") for tag in known):
-            response = web.Response(status=304, headers=OPEN_TO_ALL)
-        else:
-            response = _json(self._body)
-        response.etag = self._etag
-        response.headers[hdrs.CACHE_CONTROL] = "max-age=60"
-        return response
+def _document(request: web.Request, value: object) -> web.Response:
+    """A JSON document that seldom changes, with what caches need to know."""
+    body = json.dumps(value).encode()
+    etag = hashlib.sha256(body).hexdigest()[:32]
+    known = request.if_none_match or ()
+    if any(tag.value in (etag, "*") for tag in known):
+        response = web.Response(status=304, headers=OPEN_TO_ALL)
+    else:
+        response = _json(body)
+    response.etag = etag
+    response.headers[hdrs.CACHE_CONTROL] = "max-age=60"
+    return response
 
 
 async def _alive(_request: web.Request) -> web.Response:

@@ -59,6 +59,11 @@ class RulesBuilder:
             branding=_branding(settings.branding),
         )
 
+    def public_keys(self, rules: Rules) -> tuple[Mapping[str, str], ...]:
+        """What signs, first, and the cluster's own key, which the control plane looks for (A-23, zero link 16.1)."""
+        keys = [signer.jwk for signer in (rules.signer, self.signer) if signer is not None]
+        return tuple({key["kid"]: key for key in keys}.values())
+
 
 def _route(route: Route, settings: Settings) -> RouteRules:
     access = route.access

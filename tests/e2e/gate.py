@@ -98,7 +98,7 @@ async def open_gate(
             serve_upstream() as upstream,
             open_sessions(backend, clock, health) as sessions,
             serve_ads(directory / "ads.sock", clock) as ads,
-            serve_pages(listening(directory / "pages.sock"), signing_key=key),
+            serve_pages(listening(directory / "pages.sock"), keys=Latest((Signer(key).jwk,))),
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client,
             asyncio.TaskGroup() as group,
         ):
@@ -112,7 +112,7 @@ async def open_gate(
                     system_ca=SYSTEM_CA,
                 )
                 builder = RulesBuilder(shared_key=SHARED_KEY, signer=Signer(key))
-                feeding = group.create_task(Feeder(config, ads, local, board, rules, builder).run())
+                feeding = group.create_task(Feeder(config, ads, local, board, rules, builder=builder).run())
                 async with running_envoy(directory):
 
                     async def in_force() -> bool:

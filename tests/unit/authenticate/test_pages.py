@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pomerium_agent.authenticate import serve_pages
+from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.sessions.jwk import public_jwk
 
 # The key derived from the token `secret` (zero link 7).
@@ -40,7 +41,7 @@ async def visitor(path: Path) -> AsyncIterator[aiohttp.ClientSession]:
 @asynccontextmanager
 async def pages(tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
     path = tmp_path / "s"
-    async with serve_pages(listen(path), signing_key=KEY), visitor(path) as session:
+    async with serve_pages(listen(path), keys=Latest((public_jwk(KEY),))), visitor(path) as session:
         yield session
 
 
@@ -116,11 +117,11 @@ async def test_callers_between_two_agents_wait_for_the_next_one(tmp_path: Path) 
     path = tmp_path / "s"
     kept = listen(path)
 
-    async with serve_pages(kept.dup(), signing_key=KEY), visitor(path) as web:
+    async with serve_pages(kept.dup(), keys=Latest((public_jwk(KEY),))), visitor(path) as web:
         assert (await web.get("/ping")).status == 200
     async with visitor(path) as web, asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(web.get("/ping"))
-        async with serve_pages(kept.dup(), signing_key=KEY):
+        async with serve_pages(kept.dup(), keys=Latest((public_jwk(KEY),))):
             assert (await waiting).status == 200
     kept.close()
 
