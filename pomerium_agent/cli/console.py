@@ -3,11 +3,13 @@
 import json
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pomerium_agent.cli.console_options import AsJson, DataDir, default_data_dir, utc_now
+from pomerium_agent.cli.service_accounts import service_account_app
 
 console_app = typer.Typer(
     help="A control plane of your own: it hands configuration to replicas and hears how they are.",
@@ -16,25 +18,9 @@ console_app = typer.Typer(
 )
 cluster_app = typer.Typer(help="Clusters: one token, one configuration, any number of replicas.", no_args_is_help=True)
 console_app.add_typer(cluster_app, name="cluster")
+console_app.add_typer(service_account_app, name="service-account")
 
-DATA = "POMERIUM_CONSOLE_DATA"
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        envvar=DATA,
-        help="Where the console keeps its database and keys. [default: below XDG_DATA_HOME]",
-        show_default=False,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name.")]
-
-
-def default_data_dir() -> Path:
-    """`$XDG_DATA_HOME/pomerium-agent/console`, else below `~/.local/share`."""
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "pomerium-agent" / "console"
 
 
 @console_app.command()
@@ -125,7 +111,7 @@ def apply(
     place = data_dir or default_data_dir()
     with open_store(place, create=False) as store:
         try:
-            done = apply_file(store, cluster, file, now=_now(), allow_faulty=allow_faulty, dry_run=dry_run)
+            done = apply_file(store, cluster, file, now=utc_now(), allow_faulty=allow_faulty, dry_run=dry_run)
         except FileRefused as refused:
             if as_json:
                 complaints = [each.to_json() for each in refused.complaints]
@@ -166,7 +152,7 @@ def status(
     if not runs:
         print(f"{NOBODY_SERVES}: this is what was known last\n")
     for each in found:
-        print("\n".join(status_lines(each, _now())))
+        print("\n".join(status_lines(each, utc_now())))
     if not found:
         print("there are no clusters; create one with `console cluster create NAME`")
 
@@ -190,8 +176,8 @@ def create(
     from pomerium_agent.console.store import open_store
 
     with open_store(data_dir or default_data_dir()) as store:
-        made = create_cluster(store, name, now=_now(), domain=domain, suffix=suffix, storage=storage)
-        facts, variables = describe(store, made.cluster, _now()), environment(store)
+        made = create_cluster(store, name, now=utc_now(), domain=domain, suffix=suffix, storage=storage)
+        facts, variables = describe(store, made.cluster, utc_now()), environment(store)
     if as_json:
         print(json.dumps(facts | variables | {"token": str(made.token)}, indent=2))
         return
@@ -213,7 +199,7 @@ def list_clusters(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     from pomerium_agent.console.store import open_store
 
     with open_store(data_dir or default_data_dir(), create=False) as store:
-        found = [describe(store, cluster, _now()) for cluster in store.clusters()]
+        found = [describe(store, cluster, utc_now()) for cluster in store.clusters()]
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -228,7 +214,7 @@ def show(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     from pomerium_agent.console.store import open_store
 
     with open_store(data_dir or default_data_dir(), create=False) as store:
-        facts = describe(store, store.cluster(name), _now())
+        facts = describe(store, store.cluster(name), utc_now())
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -248,7 +234,7 @@ def rotate(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> Non
     with open_store(place, create=False) as store:
         cluster = store.cluster(name)
         token = rotate_token(store, cluster)
-        facts, variables = describe(store, cluster, _now()), environment(store)
+        facts, variables = describe(store, cluster, utc_now()), environment(store)
     poke(place, cluster.id)
     if as_json:
         print(json.dumps(facts | variables | {"token": str(token)}, indent=2))
@@ -273,7 +259,3 @@ def set_storage(
         clusters.set_storage(store, cluster, storage)
     poke(place, cluster.id)
     print(f"the replicas of {cluster.name} are told where their records live now")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

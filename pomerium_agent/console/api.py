@@ -160,20 +160,31 @@ class ClusterApi:
         """The bundle of the version in force, built once however many replicas ask."""
         async with self._building.setdefault(cluster.id, asyncio.Lock()):
             known = self._bundles.get(cluster.id)
-            if known is None or known.version != cluster.version:
+            wanted = (cluster.version, cluster.accounts_version)
+            if known is None or (known.version, known.accounts_version) != wanted:
                 known = self._bundles[cluster.id] = await asyncio.to_thread(self._build, cluster.id)
             return known
 
     def _build(self, cluster_id: str) -> Bundle:
+        # The number before what it numbers: who changes an account in between has the bundle built once more.
+        cluster = self._store.cluster(cluster_id)
+        accounts = self._store.accounts.of(cluster_id)
         config = self._store.config(cluster_id)
         bundle = build_bundle(
             config.config,
             self._store.certificate(cluster_id),
             version=config.version,
-            modified_at=config.created_at,
+            modified_at=max(config.created_at, cluster.accounts_changed_at or config.created_at),
+            accounts=accounts,
+            accounts_version=cluster.accounts_version,
         )
         log.info(
-            "bundle built", cluster=cluster_id, version=bundle.version, etag=bundle.etag, bytes=len(bundle.gzipped)
+            "bundle built",
+            cluster=cluster_id,
+            version=bundle.version,
+            service_accounts=len(accounts),
+            etag=bundle.etag,
+            bytes=len(bundle.gzipped),
         )
         return bundle
 

@@ -11,11 +11,14 @@ from datetime import datetime
 from functools import cached_property
 
 from pomerium_agent.config.digest import CONFIG, records_digest
+from pomerium_agent.console.accounts import ServiceAccount
 from pomerium_agent.console.store import KeyedCertificate
-from pomerium_agent.pb.pomerium import config_pb2
-from pomerium_agent.records import Record, pack, record_to_message
+from pomerium_agent.pb.pomerium import config_pb2, user_pb2
+from pomerium_agent.records import Record, pack, record_to_message, type_url
 
 BUNDLE_ID = "config"
+# Never users in here: a bundle owns every record of the types it holds (zero link 12.2), and people log in.
+SERVICE_ACCOUNT = type_url(user_pb2.ServiceAccount)
 SETTINGS_RECORD = "config-000"
 ROUTES_PER_RECORD = 256  # on average; a route of 1 KiB makes records of a quarter MiB
 RECORD_BYTES = 512 * 1024  # no record of routes is larger, unless one route alone is (Z-39 puts 1 MiB at a time)
@@ -30,6 +33,7 @@ class Bundle:
     version: int
     records: tuple[Record, ...] = field(repr=False)
     modified_at: datetime
+    accounts_version: int = 0
 
     @cached_property
     def content(self) -> bytes:
@@ -49,15 +53,31 @@ class Bundle:
 
     @cached_property
     def digest(self) -> str:
-        """What a replica calls this configuration once it is in force."""
+        """What a replica calls this configuration once it is in force. Service accounts are no part of it."""
         return records_digest(self.records)
 
 
 def build_bundle(
-    config: config_pb2.Config, starter: KeyedCertificate | None, *, version: int, modified_at: datetime
+    config: config_pb2.Config,
+    starter: KeyedCertificate | None,
+    *,
+    version: int,
+    modified_at: datetime,
+    accounts: Iterable[ServiceAccount] = (),
+    accounts_version: int = 0,
 ) -> Bundle:
-    """The bundle of one version of a configuration, with the starter certificate behind the operator's own."""
-    return Bundle(version=version, records=build_records(config, starter), modified_at=modified_at)
+    """One version of a configuration, with the starter certificate behind the operator's own, and who may call."""
+    return Bundle(
+        version=version,
+        records=(*build_records(config, starter), *build_accounts(accounts)),
+        modified_at=modified_at,
+        accounts_version=accounts_version,
+    )
+
+
+def build_accounts(accounts: Iterable[ServiceAccount]) -> tuple[Record, ...]:
+    """A `user.ServiceAccount` each (databroker 13), by id; the expired ones too, so that time changes no bytes."""
+    return tuple(_account(account) for account in sorted(accounts, key=lambda account: account.id))
 
 
 def build_records(config: config_pb2.Config, starter: KeyedCertificate | None) -> tuple[Record, ...]:
@@ -104,6 +124,16 @@ def _largest(places: list[int], sizes: list[int], count: int) -> int:
 
 def _record(config: config_pb2.Config) -> Record:
     return Record(type=CONFIG, id=config.name, data=pack(config))
+
+
+def _account(account: ServiceAccount) -> Record:
+    message = user_pb2.ServiceAccount(id=account.id, user_id=account.user_id)
+    if account.description:
+        message.description = account.description
+    message.issued_at.FromDatetime(account.created_at)
+    if account.expires_at is not None:
+        message.expires_at.FromDatetime(account.expires_at)
+    return Record(type=SERVICE_ACCOUNT, id=account.id, data=pack(message))
 
 
 def _delimited(message: bytes) -> bytes:

@@ -82,6 +82,22 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (cluster_id, pseudonymous_id)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE service_account (           -- no token: those are signed with the cluster's secret
+        cluster_id TEXT NOT NULL REFERENCES cluster (id) ON DELETE CASCADE,
+        id TEXT NOT NULL,
+        name TEXT NOT NULL COLLATE NOCASE,
+        user_id TEXT NOT NULL,
+        description TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        expires_at TEXT,                     -- NULL: never
+        PRIMARY KEY (cluster_id, id),
+        UNIQUE (cluster_id, name)
+    ) WITHOUT ROWID;
+    -- grows when an account comes or goes
+    ALTER TABLE cluster ADD COLUMN accounts_version INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE cluster ADD COLUMN accounts_changed_at TEXT;
+    """,
 )
 
 

@@ -14,20 +14,21 @@ class Numbers:
     """What a cluster is at. `generation` of its token, 0 when the cluster is gone."""
 
     version: int
+    accounts_version: int
     bootstrap_version: int
     generation: int
 
     @staticmethod
     def of(cluster: Cluster | None) -> "Numbers":
         if cluster is None:
-            return Numbers(0, 0, 0)
-        return Numbers(cluster.version, cluster.bootstrap_version, cluster.generation)
+            return Numbers(0, 0, 0, 0)
+        return Numbers(cluster.version, cluster.accounts_version, cluster.bootstrap_version, cluster.generation)
 
     def messages_since(self, before: "Numbers") -> Iterator[connect_pb2.Message]:
         """What a replica is told that knows of `before` (zero link 6.1)."""
         if self.bootstrap_version != before.bootstrap_version:
             yield connect_pb2.Message(bootstrap_config_updated=connect_pb2.BootstrapConfigUpdated())
-        if self.version != before.version:
+        if (self.version, self.accounts_version) != (before.version, before.accounts_version):
             yield connect_pb2.Message(config_updated=connect_pb2.ConfigUpdated(changeset_version=self.version))
 
 

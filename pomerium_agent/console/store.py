@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from pomerium_agent.console.accounts import Accounts
 from pomerium_agent.console.database import Database, open_database
 from pomerium_agent.console.sightings import Sightings
 from pomerium_agent.console.tokens import token_hash
@@ -44,6 +45,8 @@ class Cluster:
     generation: int
     bootstrap_version: int
     version: int
+    accounts_version: int  # of its service accounts, which are no part of the configuration
+    accounts_changed_at: datetime | None
     created_at: datetime
 
 
@@ -83,6 +86,7 @@ class Store:
         self._db = database
         self._seal = database.seal
         self.sightings = Sightings(database)
+        self.accounts = Accounts(database)
 
     @property
     def database(self) -> Database:
@@ -98,7 +102,7 @@ class Store:
         try:
             with self._db.write() as db:
                 db.execute(
-                    "INSERT INTO cluster VALUES (?, ?, ?, ?, ?, 1, ?, 1, 0, ?)",
+                    "INSERT INTO cluster VALUES (?, ?, ?, ?, ?, 1, ?, 1, 0, ?, 0, NULL)",
                     (
                         cluster_id,
                         name,
@@ -282,6 +286,8 @@ def _cluster(row: sqlite3.Row) -> Cluster:
         generation=row["generation"],
         bootstrap_version=row["bootstrap_version"],
         version=row["version"],
+        accounts_version=row["accounts_version"],
+        accounts_changed_at=datetime.fromisoformat(row["accounts_changed_at"]) if row["accounts_changed_at"] else None,
         created_at=datetime.fromisoformat(row["created_at"]),
     )
 

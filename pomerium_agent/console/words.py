@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
+from pomerium_agent.console.accounts import ServiceAccount
 from pomerium_agent.console.apply import Applied
 from pomerium_agent.console.status import ClusterStatus, ReplicaStatus
 
@@ -52,6 +53,13 @@ def _replica_lines(replica: ReplicaStatus, current: int, now: datetime) -> Itera
         yield f"    note {fault_id}: {text}"
     for name, error in sorted(replica.failing.items()):
         yield f"    {name}: {error}"
+
+
+def end_of_life(account: ServiceAccount, now: datetime) -> str:
+    """Until when an account is good, or that it is not any more."""
+    if account.expires_at is None:
+        return "never expires"
+    return f"{'EXPIRED' if account.expired(now) else 'expires'} on {account.expires_at:%Y-%m-%d %H:%M} UTC"
 
 
 def ago(time: datetime, now: datetime) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pomerium_agent.cli.console import console_app, default_data_dir
+from pomerium_agent.cli.console import console_app
+from pomerium_agent.cli.console_options import default_data_dir
 from pomerium_agent.console.words import ago
 from pomerium_agent.errors import SettingsError
 from tests.fakes.console import QUICKSTART
