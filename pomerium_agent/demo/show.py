@@ -19,6 +19,7 @@ from pomerium_agent.demo.upstream import serve_upstream
 from pomerium_agent.errors import SettingsError
 
 CLUSTER = "demo"
+ROBOT = "demo-robot"
 ANSWER_SECONDS = 30.0
 
 
@@ -51,13 +52,14 @@ async def _show(
         cluster = await stack.enter_async_context(open_cluster(directory, CLUSTER))
         ports = _ports(port, replicas)
         await cluster.apply(sample_config(cluster.domain, upstream, ports[0]))
+        robot = await _create_robot(cluster)
         running = []
         for number, taken in enumerate(ports, start=1):
             _say(f"starting replica {number} of {replicas} (keeper, agent, envoy) …")
             running.append(await stack.enter_async_context(cluster.replica(f"replica-{number}", port=taken)))
         for replica in running:
             await _answers(f"https://hello.{cluster.domain}:{replica.port}/", cluster.ca_file)
-        page = await _page(cluster, running)
+        page = await _page(cluster, running, robot)
         ready = {
             "token": cluster.token,
             "cluster_api": cluster.console.cluster_api,
@@ -69,6 +71,12 @@ async def _show(
             "config_file": str(cluster.config_file),
             "cluster": CLUSTER,
             "routes": [{"from": source, "curl": line} for source, line, _ in curls(cluster, running[0].port)],
+            "service_account": {
+                **{key: robot[key] for key in ("name", "id", "user_id", "jwt", "headers")},
+                "curls": [
+                    {"from": source, "curl": line} for source, line, _ in robot_curls(cluster, running[0].port, robot)
+                ],
+            },
             "agents": [await _agent(replica) for replica in running],
             "state_dir": str(directory),
         }
@@ -117,30 +125,74 @@ routes:
     from: https://private.{domain}
     to: http://127.0.0.1:{upstream}
     allow_any_authenticated_user: true
+
+  - name: team
+    from: https://team.{domain}
+    to: http://127.0.0.1:{upstream}
+    policy:
+      allow:
+        and:
+          - groups:
+              has: engineers
 """
 
 
+async def _create_robot(cluster: Cluster) -> Mapping[str, object]:
+    """A service account, as a person would make it: what `--json` says of it, its token included."""
+    created = json.loads(
+        await cluster.verb(
+            "console",
+            "service-account",
+            "create",
+            ROBOT,
+            "--cluster",
+            CLUSTER,
+            "--description",
+            "calls the routes of the demo",
+            "--json",
+        )
+    )
+    assert isinstance(created, dict)  # noqa: S101  # our own verb
+    return created
+
+
 def curls(cluster: Cluster, port: int) -> list[tuple[str, str, str]]:
-    """(from, a curl line that works as pasted, what it shows)."""
-
-    def line(host: str) -> str:
-        name = f"{host}.{cluster.domain}"
-        return f"curl --cacert {cluster.ca_file} --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/"
-
+    """(from, a curl line that works as pasted, what it shows) for each route, as a stranger."""
     shows = {
         "hello": "200 from the upstream, with the headers it saw",
         "status": "200, answered by Envoy itself",
         "old": "302 to hello",
-        "private": "403: not public, and login is not built yet",
+        "private": "not public: a stranger does not get in",
+        "team": "for one group only: a stranger does not get in",
     }
-    return [(f"https://{host}.{cluster.domain}", line(host), text) for host, text in shows.items()]
+    return [(_origin(cluster, host), _curl(cluster, host, port), text) for host, text in shows.items()]
 
 
-async def _page(cluster: Cluster, running: list[ReplicaAt]) -> str:
+def robot_curls(cluster: Cluster, port: int, robot: Mapping[str, object]) -> list[tuple[str, str, str]]:
+    """The same for the routes that ask who calls, as the service account."""
+    header = f"-H 'Authorization: Bearer Pomerium-{robot['jwt']}'"
+    shows = {
+        "private": f"200 with the token of the service account {ROBOT}",
+        "team": f"403: {ROBOT} is not in the group engineers",
+    }
+    return [(_origin(cluster, host), _curl(cluster, host, port, header), text) for host, text in shows.items()]
+
+
+def _origin(cluster: Cluster, host: str) -> str:
+    return f"https://{host}.{cluster.domain}"
+
+
+def _curl(cluster: Cluster, host: str, port: int, *options: str) -> str:
+    name = f"{host}.{cluster.domain}"
+    trust = f"--cacert {cluster.ca_file} --resolve {name}:{port}:127.0.0.1"
+    return " ".join(("curl", trust, *options, f"https://{name}:{port}/"))
+
+
+async def _page(cluster: Cluster, running: list[ReplicaAt], robot: Mapping[str, object]) -> str:
     program = f"{Path(sys.executable).parent / 'pomerium-agent'}"
     data_dir = cluster.console.data_dir
     lines = ["", "  Everything answers. Try:", ""]
-    for _, line, shows in curls(cluster, running[0].port):
+    for _, line, shows in (*curls(cluster, running[0].port), *robot_curls(cluster, running[0].port, robot)):
         lines += [f"  # {shows}", f"  {line}", ""]
     lines += [
         "  # change a route, and see it live",
