@@ -1,0 +1,279 @@
+"""A remembered answer is what a fresh one would be, whatever happened in between (A-32, A-33)."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from pomerium_agent.authorize.check import Checker
+from pomerium_agent.authorize.decide import ALLOWED_INTERNAL
+from pomerium_agent.authorize.memory import Memory, Remembered
+from pomerium_agent.authorize.rules import RouteRules, Rules
+from pomerium_agent.authorize.who import STRANGER
+from pomerium_agent.policy import RouteRules as AllowFields
+from pomerium_agent.policy import build_route_policy
+from pomerium_agent.records import Record
+from tests.fakes import session_records as people
+from tests.fakes.clock import settle
+from tests.unit.authorize.asking import (
+    ADA_ONLY,
+    ANYBODY,
+    NOBODY,
+    PEOPLE,
+    RULES,
+    Answer,
+    Room,
+    cookie,
+    payload_of,
+    question,
+    room,
+    route,
+    token,
+    with_route,
+)
+
+NOW = people.NOW
+LATER = NOW + timedelta(seconds=200)
+SOON = NOW + timedelta(seconds=70)
+
+POLICIES = (
+    ADA_ONLY,
+    ANYBODY,
+    NOBODY,
+    '[{"allow": {"and": [{"authenticated_user": true}]}}]',
+    '[{"allow": {"and": [{"groups": {"has": "g1"}}]}}]',
+    '[{"allow": {"or": [{"claim/family": "Lovelace"}]}, "deny": {"or": [{"http_path": {"starts_with": "/no"}}]}}]',
+    '[{"allow": {"or": [{"http_method": {"is": "GET"}}, {"cors_preflight": true}]}}]',
+    '[{"allow": {"or": [{"source_ip": "10.0.0.0/8"}]}}]',
+    '[{"allow": {"and": [{"device": {"approved": true}}]}}]',
+    '[{"allow": {"or": [{"time_of_day": {"timezone": "UTC", "before": "00:01"}}]}}]',
+)
+HEADERS = {
+    "X-Agent": '${pomerium.request.headers["user-agent"]}',
+    "X-Jwt": "${pomerium.jwt}",
+    "X-Access": "${pomerium.access_token}",
+}
+ROUTES = st.builds(
+    lambda text, identity, templates, idp, groups: route(
+        text,
+        pass_identity_headers=identity,
+        set_request_headers={name: HEADERS[name] for name in templates},
+        idp_id=idp,
+        groups_filter=frozenset(groups),
+        affinity=identity,
+    ),
+    st.sampled_from(POLICIES),
+    st.booleans(),
+    st.sets(st.sampled_from(sorted(HEADERS))),
+    st.sampled_from(["", "", "", "idp-2"]),
+    st.sampled_from([(), ("g1",)]),
+)
+CONFIGURATIONS = st.builds(
+    lambda changed, lifetime: replace(with_route(changed), handle_lifetime=lifetime),
+    ROUTES,
+    st.sampled_from([None, None, timedelta(seconds=100)]),
+)
+RECORDS = st.sampled_from(
+    [
+        *PEOPLE,
+        people.gone(PEOPLE[0]),
+        people.session("s-ada", "u-ada", expires=LATER, idp_id="idp-1"),
+        people.session("s-ada", "u-ada", token="t2", token_expires=SOON, devices=[("any", "d1")]),
+        people.session("s-ada", "u-mallory", claims={"family": ["Lovelace"]}),
+        people.session("s-mallory", "u-mallory", as_session="s-ada"),
+        people.account("sa", "u-ada"),
+        people.account("sa", "u-ada", expires=LATER),
+        people.user("u-ada", "ada@elsewhere.example"),
+        people.user("u-mallory", "ada@example.com"),
+        people.directory_user("u-ada", email="", group_ids=["g2"]),
+        people.gone(people.directory_user("u-ada")),
+        people.directory_group("g1", "Renamed"),
+        people.credential("d1", "e1"),
+        people.enrollment("e1", "boss"),
+        people.enrollment("e1"),
+    ]
+)
+ISSUED = int(NOW.timestamp())
+# Asked after every step; the others after some of them.
+CARRIED: tuple[Mapping[str, str], ...] = (
+    {},
+    cookie("s-ada"),
+    cookie("s-ada", issued_at=ISSUED),
+    cookie("s-ada", issued_at=ISSUED + 90),
+    cookie("s-mallory"),
+    cookie("sa", idp_id=""),
+    {"cookie": "_pomerium=rubbish", "authorization": f"Pomerium {token('s-ada')}"},
+    {**cookie("s-ada"), "x-pomerium-authorization": token("s-mallory")},
+    {**cookie("s-ada"), "authorization": "Bearer x"},
+    {**cookie("s-ada"), "x-pomerium-jwt-assertion": "forged"},
+)
+QUESTIONS = st.builds(
+    lambda carried, agent, origin, more: (carried | agent | origin, more),
+    st.sampled_from(CARRIED),
+    st.sampled_from([{}, {"user-agent": "a"}, {"user-agent": "b"}]),
+    st.sampled_from([{}, {"origin": "https://a", "access-control-request-method": "PUT"}]),
+    st.fixed_dictionaries(
+        {
+            "path": st.sampled_from(["/", "/no", "/no?pomerium_session=x", "/?a=b"]),
+            "method": st.sampled_from(["GET", "OPTIONS", "POST"]),
+            "ip": st.sampled_from(["10.0.0.1", "192.0.2.1"]),
+            "host": st.sampled_from(["wiki.example.com", "wiki.example.com:8443", "other.example.com"]),
+        }
+    ),
+)
+STEPS = st.lists(
+    st.one_of(
+        QUESTIONS.map(lambda asked: ("ask", asked)),
+        QUESTIONS.map(lambda asked: ("ask", asked)),
+        RECORDS.map(lambda record: ("record", record)),
+        CONFIGURATIONS.map(lambda rules: ("rules", rules)),
+        st.sampled_from([1.0, 30.0, 75.0, 150.0]).map(lambda seconds: ("wait", seconds)),
+    ),
+    min_size=8,
+    max_size=24,
+)
+
+
+def told(message: bytes, time: float) -> object:
+    """An answer but for the parts of an assertion that differ each time one is signed."""
+    answer = Answer(message)
+    headers: dict[str, Any] = dict(answer.headers)
+    for name in ("x-pomerium-jwt-assertion", "x-jwt"):
+        if headers.get(name):
+            payload = payload_of(headers[name])
+            assert payload["iat"] <= time < payload["exp"] - 149
+            headers[name] = {key: value for key, value in payload.items() if key not in ("iat", "exp", "jti")}
+    return answer.status, headers, answer.removed, answer.without_parameters, answer.body
+
+
+async def compare(here: Room, steps: list[tuple[str, Any]]) -> None:
+    fresh = Checker(here.rules, here.sessions, here.stage.clock, remembered=0)
+    asked = [question(headers=carried) for carried in CARRIED]
+    for kind, what in steps:
+        if kind == "record":
+            await here.stage.put(what)
+        elif kind == "rules":
+            here.rules.set(what)
+        elif kind == "wait":
+            here.stage.clock.jump(what)
+        else:
+            headers, more = what
+            asked.append(question(headers=headers, **more))
+        for message in (*asked[: len(CARRIED)], *asked[-6:]):
+            answer, expected = here.checker.check(message), fresh.check(message)
+            time = here.stage.clock.now().timestamp()
+            assert isinstance(answer, bytes)
+            assert isinstance(expected, bytes)
+            assert told(answer, time) == told(expected, time)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rules=CONFIGURATIONS, steps=STEPS)
+def test_what_is_remembered_is_what_would_be_said_anew(rules: Rules, steps: list[tuple[str, Any]]) -> None:
+    """A-32, A-33: under changes of records, of the configuration, and of the clock."""
+
+    async def run() -> None:
+        async with room(rules) as here:
+            with capture_logs():
+                await compare(here, steps)
+
+    asyncio.run(run())
+
+
+def remembered(here: Room) -> int:
+    return len(here.checker._generation.memory)
+
+
+async def test_a_repeated_request_is_answered_from_memory() -> None:
+    async with room() as here:
+        first = here.ask("/a", cookie("s-ada"))
+        again = here.ask("/b", cookie("s-ada"))
+
+        assert first.allowed
+        assert again.allowed
+        assert remembered(here) == 1
+
+
+async def test_strangers_share_an_answer() -> None:
+    async with room(with_route(route(ANYBODY))) as here:
+        assert here.ask(ip="192.0.2.1").allowed
+        assert here.ask(ip="192.0.2.2").allowed
+        assert remembered(here) == 1
+
+
+@pytest.mark.parametrize("change", [people.gone(PEOPLE[0]), people.user("u-ada", "x@example.com")], ids=str)
+async def test_a_revoked_session_is_out_with_its_next_request(change: Record) -> None:
+    """A-32."""
+    records = tuple(record for record in PEOPLE if not record.type.endswith("DirectoryUser"))
+    async with room(records=records) as here:
+        assert here.ask(headers=cookie("s-ada")).allowed
+        await here.stage.put(change)
+        assert not here.ask(headers=cookie("s-ada")).allowed
+
+
+async def test_an_expiry_takes_effect_at_its_moment() -> None:
+    """A-32: no event tells of it."""
+    records = (*PEOPLE[1:], people.session("s-ada", "u-ada", expires=SOON, idp_id="idp-1"))
+    async with room(records=records) as here:
+        assert here.ask(headers=cookie("s-ada")).allowed
+        here.stage.clock.jump(69)
+        assert here.ask(headers=cookie("s-ada")).allowed
+        here.stage.clock.jump(2)
+        assert here.ask(headers=cookie("s-ada")).status == 302
+
+
+async def test_denials_are_decided_anew() -> None:
+    async with room() as here:
+        here.ask(headers=cookie("s-mallory"))
+        here.ask()
+        assert remembered(here) == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        route('[{"allow": {"or": [{"time_of_day": {"timezone": "UTC", "before": "23:59"}}]}}]'),
+        route(ANYBODY, serverless_audience="https://run.example.com"),
+        route(ANYBODY, set_request_headers={"X-A": '${pomerium.request.headers["x-a"]}'}),
+    ],
+    ids=["time", "serverless", "header"],
+)
+async def test_what_an_answer_depends_on_is_never_left_out(changed: RouteRules) -> None:
+    async with room(with_route(changed)) as here:
+        one = here.ask(headers={"x-a": "1"})
+        two = here.ask(headers={"x-a": "2"})
+
+        assert one.allowed
+        assert (one.headers.get("x-a"), two.headers.get("x-a")) in ((None, None), ("1", "2"))
+        assert remembered(here) in (0, 2)
+
+
+def test_the_memory_is_bounded_and_forgets_what_was_not_used() -> None:
+    memory = Memory(2)
+    answer = Remembered(b"x", 10.0, STRANGER, ALLOWED_INTERNAL, 0)
+
+    memory.keep("a", answer)
+    memory.keep("b", answer)
+    memory.find("a", 1.0)
+    memory.keep("c", answer)
+
+    assert len(memory) == 2
+    assert memory.find("a", 1.0) is not None
+    assert memory.find("b", 1.0) is None
+    assert memory.find("c", 10.0) is None  # no longer true
+
+
+async def test_a_route_that_was_closed_is_closed_at_once() -> None:
+    """A-33."""
+    closed, _ = build_route_policy(AllowFields(policies=("no policy",)), source="test")
+    async with room() as here:
+        assert here.ask(headers=cookie("s-ada")).allowed
+        here.rules.set(with_route(route(policy=closed), RULES))
+        assert here.ask(headers=cookie("s-ada")).status == 403
+        await settle()
