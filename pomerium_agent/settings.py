@@ -250,16 +250,17 @@ def _local(env: Mapping[str, str]) -> Local:
     if text and not (text.isdigit() and int(text) > 0):
         raise SettingsError(f"ENVOY_CONCURRENCY: {text!r} is not a number of workers, 1 or more")
     return Local(
-        address=env.get("ADDRESS", ""),
-        http_redirect_addr=env.get("HTTP_REDIRECT_ADDR", ""),
-        health_check_addr=_health_check_addr(env),
+        address=_address(env, "ADDRESS", ":8443"),
+        http_redirect_addr=_address(env, "HTTP_REDIRECT_ADDR", ":8080"),
+        health_check_addr=_address(env, "HEALTH_CHECK_ADDR", "127.0.0.1:28080"),
         concurrency=int(text) if text else 0,
     )
 
 
-def _health_check_addr(env: Mapping[str, str]) -> str:
-    address = env.get("HEALTH_CHECK_ADDR", "")
-    _, colon, port = address.rpartition(":")
-    if address and not (colon and port.isascii() and port.isdigit() and int(port[:6]) <= 65535):
-        raise SettingsError(f"HEALTH_CHECK_ADDR: {address!r} is not host:port, for example 127.0.0.1:28080")
+def _address(env: Mapping[str, str], name: str, example: str) -> str:
+    """`host:port`, checked here, since falling back to another address would open more than was meant."""
+    address = env.get(name, "")
+    host, colon, port = address.rpartition(":")
+    if address and not (colon and port.isascii() and port.isdigit() and int(port[:6]) <= 65535 and "/" not in host):
+        raise SettingsError(f"{name}: {address!r} is not host:port, for example {example}")
     return address

@@ -1,6 +1,7 @@
 """From a token to answered requests, and what happens when parts of it die: real console, agent and Envoy."""
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import AsyncIterator
@@ -39,6 +40,24 @@ async def test_a_route_that_is_not_public_lets_no_stranger_in() -> None:
             answer = await world.get(replica, "hello", headers={"accept": "application/json"})
 
         assert answer.status == 401
+
+
+async def test_a_service_account_gets_in_until_it_is_revoked() -> None:
+    """A-7, A-32: made and revoked at the console, honoured by the replica at its next request."""
+    async with open_world() as world:
+        await world.apply(HELLO.replace("allow_public_unauthenticated_access", "allow_any_authenticated_user"))
+        async with world.cluster.replica() as replica:
+            verb = ("console", "service-account")
+            made = json.loads(await world.cluster.verb(*verb, "create", "robot", "--cluster", CLUSTER, "--json"))
+            headers = made["headers"]
+
+            async def status(wanted: int) -> bool:
+                answer = await world.get(replica, "hello", headers={"accept": "application/json", **headers})
+                return answer.status == wanted
+
+            await eventually("the robot gets in", lambda: status(200))
+            await world.cluster.verb(*verb, "revoke", "robot", "--cluster", CLUSTER)
+            await eventually("the robot is out", lambda: status(401))
 
 
 async def test_a_change_is_live_in_under_a_second_and_resends_no_other_route() -> None:

@@ -187,3 +187,15 @@ def test_variables_of_a_self_managed_pomerium_are_ignored() -> None:
     assert settings.local.address == "127.0.0.1:8443"
     plain = read_settings(TOKEN | {"ADDRESS": "127.0.0.1:8443"})
     assert settings == plain
+
+
+@pytest.mark.parametrize("name", ["ADDRESS", "HTTP_REDIRECT_ADDR", "HEALTH_CHECK_ADDR"])
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", ":99999", ":http", "https://a:1"])
+def test_a_misspelt_address_is_refused_and_opens_no_other(name: str, address: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name}: .* is not host:port, for example"):
+        read_settings(TOKEN | {name: address})
+
+
+@pytest.mark.parametrize("address", [":8443", "127.0.0.1:8443", "[::1]:8443", "0.0.0.0:0"])
+def test_an_address_of_this_machine_is_taken(address: str) -> None:
+    assert read_settings(TOKEN | {"ADDRESS": address}).local.address == address
