@@ -225,20 +225,27 @@ def show(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @cluster_app.command("rotate-token")
 def rotate(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Make a new token. The old one, and every bearer that came of it, stop working at once."""
+    import sys
+
     from pomerium_agent.console.clusters import describe, rotate_token
     from pomerium_agent.console.control import poke
     from pomerium_agent.console.endpoints import environment
+    from pomerium_agent.console.status import read_status
     from pomerium_agent.console.store import open_store
 
     place = data_dir or default_data_dir()
     with open_store(place, create=False) as store:
         cluster = store.cluster(name)
+        connected = sum(replica.connected for replica in read_status(store, cluster, console_runs=True).replicas)
         token = rotate_token(store, cluster)
         facts, variables = describe(store, cluster, utc_now()), environment(store)
     poke(place, cluster.id)
     if as_json:
         print(json.dumps(facts | variables | {"token": str(token)}, indent=2))
         return
+    if connected:
+        stop = "1 replica stops" if connected == 1 else f"{connected} replicas stop"
+        print(f"{stop} serving now, until started with the new token\n", file=sys.stderr)
     _print_token(str(token), variables)
 
 

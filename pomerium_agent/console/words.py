@@ -7,6 +7,7 @@ from pomerium_agent.console.accounts import ServiceAccount
 from pomerium_agent.console.apply import Applied
 from pomerium_agent.console.status import ClusterStatus, ReplicaStatus
 
+GONE_SHOWN = 3  # every start of a replica is one of its own, and those that ended are seldom of interest
 NOBODY_SERVES = "no console is serving this data directory"
 
 
@@ -30,8 +31,11 @@ def status_lines(found: ClusterStatus, now: datetime) -> Iterator[str]:
     yield f"  version {cluster.version} ({found.reason}, {ago(found.changed_at, now)})"
     if not found.replicas:
         yield "  no replica has been seen yet"
-    for replica in found.replicas:
+    gone = sorted((each for each in found.replicas if not each.connected), key=lambda each: each.last_seen, reverse=True)
+    for replica in (*(each for each in found.replicas if each.connected), *gone[:GONE_SHOWN]):
         yield from _replica_lines(replica, cluster.version, now)
+    if len(gone) > GONE_SHOWN:
+        yield f"  and {len(gone) - GONE_SHOWN} more that are not connected; --json lists them"
 
 
 def _replica_lines(replica: ReplicaStatus, current: int, now: datetime) -> Iterator[str]:

@@ -250,3 +250,15 @@ async def test_replicas_long_gone_are_forgotten_with_their_reports(tmp_path: Pat
 
         assert sightings.replicas(visit.cluster.id) == ()
         assert visit.console.store.database.read("SELECT * FROM report") == []
+
+
+async def test_replicas_that_are_gone_do_not_bury_those_that_serve(tmp_path: Path) -> None:
+    """Every start of a replica is an instance of its own."""
+    async with visited_console(tmp_path) as visit:
+        for number in range(6):
+            await export(visit, span(BUILD, digest="x", at=number), instance=f"i-{number}")
+
+        shown = [line for line in words(visit) if line.startswith("  replica")]
+
+        assert len(shown) == 3
+        assert words(visit)[-1] == "  and 3 more that are not connected; --json lists them"
