@@ -31,8 +31,10 @@ def status_lines(found: ClusterStatus, now: datetime) -> Iterator[str]:
     yield f"  version {cluster.version} ({found.reason}, {ago(found.changed_at, now)})"
     if not found.replicas:
         yield "  no replica has been seen yet"
-    gone = sorted((each for each in found.replicas if not each.connected), key=lambda each: each.last_seen, reverse=True)
-    for replica in (*(each for each in found.replicas if each.connected), *gone[:GONE_SHOWN]):
+    serving = [each for each in found.replicas if each.connected]
+    gone = [each for each in found.replicas if not each.connected]
+    gone.sort(key=lambda each: each.last_seen, reverse=True)
+    for replica in (*serving, *gone[:GONE_SHOWN]):
         yield from _replica_lines(replica, cluster.version, now)
     if len(gone) > GONE_SHOWN:
         yield f"  and {len(gone) - GONE_SHOWN} more that are not connected; --json lists them"
