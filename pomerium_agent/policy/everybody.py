@@ -1,6 +1,7 @@
 """Whether a route's policies can turn anybody away at all."""
 
 from pomerium_agent.policy.compile import Policy, PreparedBlock
+from pomerium_agent.policy.compiling import Needs
 from pomerium_agent.policy.route import RoutePolicy
 
 
@@ -14,7 +15,8 @@ def admits_everybody(route: RoutePolicy) -> bool:
     policies = [script.policy for script in route.scripts]
     if not all(isinstance(policy, Policy) and not policy.deny for policy in policies):
         return False
-    return any(_accepts_all(block) for policy in policies if isinstance(policy, Policy) for block in policy.allow)
+    blocks = [block for policy in policies if isinstance(policy, Policy) for block in policy.allow]
+    return any(_accepts_all(block) for block in blocks) and not any(_may_ask_to_sign_in(block) for block in blocks)
 
 
 def _accepts_all(block: PreparedBlock) -> bool:
@@ -22,3 +24,9 @@ def _accepts_all(block: PreparedBlock) -> bool:
     if block.inverted or not accepting:
         return False
     return all(accepting) if block.every else any(accepting)
+
+
+def _may_ask_to_sign_in(block: PreparedBlock) -> bool:
+    """`not` and `nor` keep the reasons of what they flip, and `user-unauthenticated` asks for a login even beside a
+    true allow (policy 3.1, 3.3)."""
+    return block.inverted and any(criterion.needs is Needs.IDENTITY for criterion in block.criteria)

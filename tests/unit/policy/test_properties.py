@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pomerium_agent.policy import (
@@ -24,6 +24,7 @@ from pomerium_agent.policy import (
     parse_policy,
 )
 from pomerium_agent.policy.criteria import CRITERIA
+from pomerium_agent.policy.everybody import admits_everybody
 from pomerium_agent.policy.rego import compile_rego
 from tests.fakes.people import PEOPLE, facts_of
 
@@ -34,7 +35,14 @@ WHO = st.sampled_from(sorted(PEOPLE))
 words = st.sampled_from(
     ["alice@example.com", "bob@other.org", "example.com", "uA", "eng", "g-eng", "GET", "/", "10.0.0.0/8"]
 )
-scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | words | st.text(max_size=5)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | words
+    | st.text(max_size=5)
+)
 keys = st.sampled_from(["is", "not", "in", "not_in", "has", "exclude", "contains", "starts_with", "type", "approved"])
 data = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys | st.text(max_size=3), inner, max_size=3)
@@ -224,6 +232,18 @@ def test_a_stranger_is_let_in_only_if_everybody_would_be(rules: list[Any]) -> No
         answer = dict(zip(personal, answers, strict=True))
         assert decided(rules, "allow", answer)
         assert not decided(rules, "deny", answer)
+
+
+@SLOW
+@given(valid_rules, WHO, DIALECTS)
+@example([{"allow": {"and": [{"accept": 1}], "not": [{"domain": "example.com"}]}}], "anon", Dialect.SAFE)
+@example([{"allow": {"or": [{"accept": 1}], "nor": [{"device": {"type": "any"}}]}}], "A", Dialect.SAFE)
+def test_a_route_that_admits_everybody_turns_nobody_away(rules: list[Any], who: str, dialect: Dialect) -> None:
+    """Such a route is never asked about, so a login or an enrolment would be lost as well."""
+    built = route(rules, dialect=dialect)
+
+    if admits_everybody(built):
+        assert outcome(evaluate(built, facts_of(who, {}))).kind is Kind.ALLOWED
 
 
 @SLOW
