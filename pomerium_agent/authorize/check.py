@@ -1,6 +1,7 @@
 """One check from bytes to bytes: gather, find out who asks, decide, respond."""
 
 from collections.abc import Awaitable, Hashable
+from datetime import datetime
 from functools import cache
 from typing import NamedTuple
 
@@ -107,9 +108,10 @@ class Checker:
         idp_id = generation.finder.idp_id(question, route)
         slot = self._slot(asked, idp_id)
         if slot is not None:
-            found = generation.memory.find(slot.key, self._clock.now().timestamp())
+            now = self._clock.now()
+            found = generation.memory.find(slot.key, now.timestamp())
             if found is not None:
-                return self._repeat(asked, found)
+                return self._repeat(asked, found, now)
         return self._by_handle(asked, idp_id, slot)
 
     def _current(self) -> _Generation:
@@ -167,8 +169,8 @@ class Checker:
         key = key_of(asked.route, looks, asked.question, handle, version)
         return _Slot(key, handle) if key is not None else None
 
-    def _repeat(self, asked: _Asked, found: Remembered) -> bytes:
-        case = Case(question=asked.question, route=asked.route, who=found.who, now=self._clock.now())
+    def _repeat(self, asked: _Asked, found: Remembered, now: datetime) -> bytes:
+        case = Case(question=asked.question, route=asked.route, who=found.who, now=now)
         self._note(found.who)
         write_record(case, found.decision, asked.generation.rules.log_fields, found.removed_groups)
         return found.answer

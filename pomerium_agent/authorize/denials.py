@@ -31,21 +31,26 @@ class Denied:
 
 
 class Denials:
-    """A bounded memory, by request id; the oldest go first. It lives as long as the process."""
+    """A bounded memory, by request id; the oldest go first. It lives as long as the process.
+
+    Those who only had to sign in have a share of their own, so that many strangers do not push out one refusal.
+    """
 
     def __init__(self, kept: int = KEPT) -> None:
         self._limit = kept
         self._kept: OrderedDict[str, Denied] = OrderedDict()
+        self._logins: OrderedDict[str, Denied] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._kept) + len(self._logins)
 
     def add(self, case: Case, decision: Decision) -> None:
         """Keep what is needed to look into this one later. Without a request id, nobody could ask."""
         question = case.question
         if not question.request_id or len(question.request_id) > MAX_HEADER_VALUE:
             return
-        self._kept[question.request_id] = Denied(
+        kept = self._logins if decision.kind is Kind.LOGIN else self._kept
+        kept[question.request_id] = Denied(
             request_id=question.request_id,
             at=case.now,
             route_id=question.route_id,
@@ -56,16 +61,16 @@ class Denials:
             session_id=case.who.resolved.session_id if case.who.resolved is not None else "",
             facts=_kept_facts(case),
         )
-        self._kept.move_to_end(question.request_id)
-        if len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
+        kept.move_to_end(question.request_id)
+        if len(kept) > self._limit:
+            kept.popitem(last=False)
 
     def find(self, request_id: str) -> Denied | None:
         """The denial of that request, if it is not too long ago."""
-        return self._kept.get(request_id)
+        return self._kept.get(request_id) or self._logins.get(request_id)
 
     def latest(self, count: int) -> tuple[Denied, ...]:
-        """The last ones, newest first."""
+        """The last ones that were refused, newest first."""
         return tuple(reversed(self._kept.values()))[:count]
 
 

@@ -83,9 +83,10 @@ def gather(request: CheckRequest) -> Question:
 
 
 def _headers(http: AttributeContext.HttpRequest) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
-    """By name, and line by line if Envoy tells of lines and a name is repeated."""
-    if not http.HasField("header_map"):
-        return {name.lower(): value for name, value in http.headers.items()}, ()
+    """By name, and line by line if Envoy tells of lines and a name is repeated. It tells in one way or the other."""
+    headers = dict(http.headers.items())  # Envoy writes all names in lower case
+    if headers or not http.HasField("header_map"):
+        return headers, ()
     lines = tuple(
         (each.key.lower(), each.raw_value.decode(errors="replace") if each.raw_value else each.value)
         for each in http.header_map.headers

@@ -8,7 +8,9 @@ from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.sessions.handle import Handle, HandleReader
 from pomerium_agent.sessions.identity import Resolved, resolve
 from pomerium_agent.sessions.live import Sessions
-from pomerium_agent.sessions.sources import NOTHING, Presented, find_handles
+from pomerium_agent.sessions.sources import HANDLE_HEADER, NOTHING, Presented, find_handles
+
+CARRIERS = ("cookie", "authorization", HANDLE_HEADER)
 
 
 class Who(NamedTuple):
@@ -35,9 +37,9 @@ class Finder:
 
     def presented(self, question: Question) -> Presented:
         """What the request carries."""
-        return find_handles(
-            question.lines or question.headers.items(), question.query, cookie_name=self._rules.cookie_name
-        )
+        headers = question.headers
+        lines = question.lines or [(name, headers[name]) for name in CARRIERS if name in headers]
+        return find_handles(lines, question.query, cookie_name=self._rules.cookie_name)
 
     def idp_id(self, question: Question, route: RouteRules | None) -> str:
         """The identity provider whose sessions count here (A-6)."""

@@ -136,7 +136,7 @@ STEPS = st.lists(
         st.sampled_from([1.0, 30.0, 75.0, 150.0]).map(lambda seconds: ("wait", seconds)),
     ),
     min_size=8,
-    max_size=24,
+    max_size=16,
 )
 
 
@@ -173,7 +173,8 @@ async def compare(here: Room, steps: list[tuple[str, Any]]) -> None:
             assert told(answer, time) == told(expected, time)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.timeout(300)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rules=CONFIGURATIONS, steps=STEPS)
 def test_what_is_remembered_is_what_would_be_said_anew(rules: Rules, steps: list[tuple[str, Any]]) -> None:
     """A-32, A-33: under changes of records, of the configuration, and of the clock."""

@@ -166,9 +166,13 @@ async def test_only_the_last_denials_are_kept() -> None:
     denials = Denials(2)
     async with room(denials=denials) as here:
         for name in ("1", "2", "3"):
-            here.ask(headers={"x-request-id": name, "x-long": "x" * 10_000})
+            here.ask(headers={**cookie("s-mallory"), "x-request-id": name, "x-long": "x" * 10_000})
         here.ask(headers={**cookie("s-ada"), "x-request-id": "4"})
+        for name in ("5", "6", "7"):
+            here.ask(headers={"x-request-id": name})
 
     assert denials.find("1") is None
+    assert denials.find("5") is None
+    assert denials.find("7") is not None
     assert [each.request_id for each in denials.latest(5)] == ["3", "2"]
     assert len(repr(denials.latest(2))) < 10_000
