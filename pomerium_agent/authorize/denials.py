@@ -70,8 +70,9 @@ class Denials:
         return self._kept.get(request_id) or self._logins.get(request_id)
 
     def latest(self, count: int) -> tuple[Denied, ...]:
-        """The last ones that were refused, newest first."""
-        return tuple(reversed(self._kept.values()))[:count]
+        """The last ones, newest first."""
+        kept = (*reversed(self._logins.values()), *reversed(self._kept.values()))
+        return tuple(sorted(kept, key=lambda denied: denied.at, reverse=True)[:count])
 
 
 def _kept_facts(case: Case) -> Facts:

@@ -174,5 +174,5 @@ async def test_only_the_last_denials_are_kept() -> None:
     assert denials.find("1") is None
     assert denials.find("5") is None
     assert denials.find("7") is not None
-    assert [each.request_id for each in denials.latest(5)] == ["3", "2"]
-    assert len(repr(denials.latest(2))) < 10_000
+    assert {each.request_id for each in denials.latest(5)} == {"2", "3", "6", "7"}
+    assert len(repr(denials.latest(5))) < 15_000
