@@ -55,97 +55,15 @@ ANSWERED = [
 ]
 
 
-async def test_paths_and_hosts_are_rewritten_on_the_way_to_the_upstream(tmp_path: Path) -> None:
-    """R-11, routes 4.2, A3, A14, A15."""
+async def test_requests_and_answers_are_changed_on_their_way_as_the_route_says(tmp_path: Path) -> None:
+    """R-11, R-12, R-13, routes 4.2, 5, authorize 24, A3, A14, A15, A17."""
     socket = Path(tmp_path, "u")
     async with serve_upstream() as upstream, serve_upstream(path=socket) as over_socket:
-        to = {"to": upstream.url}
-        base = {"to": f"{upstream.url}/base/"}
-        by_path = {
-            "host_path_regex_rewrite_pattern": "^/tenant/([a-z]+)/.*$",
-            "host_path_regex_rewrite_substitution": r"\1.internal",
-        }
-        routes = (
-            route("docs.DOMAIN", prefix="/manual", prefix_rewrite="/m", **to),
-            route("docs.DOMAIN", prefix="/gone/", prefix_rewrite="/", **to),
-            route(
-                "docs.DOMAIN",
-                regex="^/v[0-9]+/.*$",
-                regex_rewrite_pattern="^/v([0-9]+)/(.*)$",
-                regex_rewrite_substitution=r"/\2/of/\1",
-                **to,
-            ),
-            route("base.DOMAIN", **base),
-            route("text.DOMAIN", to=f"{upstream.url}/any"),
-            route("both.DOMAIN", prefix="/x", prefix_rewrite="/won", **base),
-            route("local.DOMAIN", to=f"http://localhost:{upstream.port}"),
-            route("keep.DOMAIN", preserve_host_header=True, **to),
-            route("fixed.DOMAIN", host_rewrite="legacy.internal:8080", preserve_host_header=True, **to),
-            route("header.DOMAIN", host_rewrite_header="X-Tenant", **to),
-            route("path.DOMAIN", **by_path, **to),
-            route("quiet.DOMAIN", remove_request_headers=["X-Forwarded-Host"], **to),
-            route("sock.DOMAIN", to=f"unix://{socket}"),
-        )
-        async with on_stage(*routes) as stage:
-
-            async def asked(host: str, path: str = "/", *headers: tuple[str, str]) -> Seen:
-                reply = await stage.visitor.ask(host, path, headers=headers)
-                assert reply.status == 200
-                return upstream.last
-
-            paths = {
-                ("docs.DOMAIN", "/manual/1?q=r"): "/m/1?q=r",
-                ("docs.DOMAIN", "/gone/a"): "/a",
-                ("docs.DOMAIN", "/v12/a/b?q"): "/a/b/of/12?q",
-                ("base.DOMAIN", "/"): "/base/",
-                ("base.DOMAIN", "/foo?q"): "/base/foo?q",
-                ("text.DOMAIN", "/foo"): "/anyfoo",
-                ("both.DOMAIN", "/x/y"): "/won/y",
-                ("local.DOMAIN", "/%C3%BC?a=%2F"): "/%C3%BC?a=%2F",
-            }
-            assert {asking: (await asked(*asking)).path for asking in paths} == paths
-
-            # By default an upstream is called by its own name, and told the visitor's.
-            seen = await asked("base.DOMAIN", "/", ("X-Forwarded-Host", "evil"))
-            name = stage.visitor.name
-            assert (seen.host, seen.values("x-forwarded-host")) == (upstream.address, [f"evil,{name('base.DOMAIN')}"])
-            assert (await asked("local.DOMAIN")).host == f"localhost:{upstream.port}"
-            kept = await asked("keep.DOMAIN:8443")
-            assert (kept.host, kept.values("x-forwarded-host")) == (name("keep.DOMAIN:8443"), [])
-            assert (await asked("fixed.DOMAIN")).host == "legacy.internal:8080"
-            assert (await asked("header.DOMAIN", "/", ("X-Tenant", "ada.internal"))).host == "ada.internal"
-            assert (await asked("path.DOMAIN", "/tenant/grace/x?y=z")).host == "grace.internal"
-            assert (await asked("quiet.DOMAIN", "/", ("X-Forwarded-Host", "evil"))).values("x-forwarded-host") == []
-
-            for method in ("HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"):
-                assert (await stage.visitor.ask("base.DOMAIN", method=method)).status == 200
-                assert upstream.last.method == method
-            much = bytes(range(256)) * 20_000
-            reply = await stage.visitor.ask("base.DOMAIN", method="POST", data=io.BytesIO(much))
-            assert reply.said["received"] == hashlib.sha256(much).hexdigest()
-
-            reply = await stage.visitor.ask("sock.DOMAIN", "/over/a?socket")
-            assert (reply.said["path"], over_socket.last.path) == ("/over/a?socket", "/over/a?socket")
-
-
-async def test_headers_are_set_and_removed_on_the_way_to_the_upstream_and_back() -> None:
-    """R-11, R-12, R-13, routes 5, authorize 24, A3, A17."""
-    async with serve_upstream() as upstream:
         upstream.response_headers = ANSWERED
-        routes = (
-            route(
-                "app.DOMAIN",
-                to=upstream.url,
-                set_request_headers=SET_ON_REQUESTS,
-                remove_request_headers=["x-gone", "Host", "X-Absent"],
-                pass_identity_headers=True,
-                set_response_headers=SET_ON_RESPONSES,
-                rewrite_response_headers=REWRITES,
-            ),
-            route("quiet.DOMAIN", to=upstream.url, set_response_headers={"disable": "true"}),
-        )
+        routes = (*rewritten(upstream, socket), *dressed(upstream))
         whole = settings(cookie_name="_session", jwt_claims_headers={"X-Mail": "email"}, pass_identity_headers=True)
         async with on_stage(*routes, settings=whole) as stage:
+            await paths_and_hosts_are_rewritten(stage, upstream, over_socket)
             await requests_arrive_clean(stage, upstream)
             await responses_leave_dressed(stage, upstream)
 
@@ -156,6 +74,96 @@ async def test_headers_are_set_and_removed_on_the_way_to_the_upstream_and_back()
             async with visit(stage.world, stage.replica) as another:  # open connections keep their old listener
                 missing = await another.ask("nobody.DOMAIN")
             assert (missing.status, missing.headers["x-note"]) == (404, "100% ok")
+
+
+def rewritten(upstream: Upstream, socket: Path) -> tuple[str, ...]:
+    """Routes that rewrite paths and hosts."""
+    to = {"to": upstream.url}
+    base = {"to": f"{upstream.url}/base/"}
+    by_path = {
+        "host_path_regex_rewrite_pattern": "^/tenant/([a-z]+)/.*$",
+        "host_path_regex_rewrite_substitution": r"\1.internal",
+    }
+    return (
+        route("docs.DOMAIN", prefix="/manual", prefix_rewrite="/m", **to),
+        route("docs.DOMAIN", prefix="/gone/", prefix_rewrite="/", **to),
+        route(
+            "docs.DOMAIN",
+            regex="^/v[0-9]+/.*$",
+            regex_rewrite_pattern="^/v([0-9]+)/(.*)$",
+            regex_rewrite_substitution=r"/\2/of/\1",
+            **to,
+        ),
+        route("base.DOMAIN", **base),
+        route("text.DOMAIN", to=f"{upstream.url}/any"),
+        route("both.DOMAIN", prefix="/x", prefix_rewrite="/won", **base),
+        route("local.DOMAIN", to=f"http://localhost:{upstream.port}"),
+        route("keep.DOMAIN", preserve_host_header=True, **to),
+        route("fixed.DOMAIN", host_rewrite="legacy.internal:8080", preserve_host_header=True, **to),
+        route("header.DOMAIN", host_rewrite_header="X-Tenant", **to),
+        route("path.DOMAIN", **by_path, **to),
+        route("bare.DOMAIN", remove_request_headers=["X-Forwarded-Host"], **to),
+        route("sock.DOMAIN", to=f"unix://{socket}"),
+    )
+
+
+async def paths_and_hosts_are_rewritten(stage: Stage, upstream: Upstream, over_socket: Upstream) -> None:
+    """Routes 4.2, A3, A14, A15."""
+
+    async def asked(host: str, path: str = "/", *headers: tuple[str, str]) -> Seen:
+        reply = await stage.visitor.ask(host, path, headers=headers)
+        assert reply.status == 200
+        return upstream.last
+
+    paths = {
+        ("docs.DOMAIN", "/manual/1?q=r"): "/m/1?q=r",
+        ("docs.DOMAIN", "/gone/a"): "/a",
+        ("docs.DOMAIN", "/v12/a/b?q"): "/a/b/of/12?q",
+        ("base.DOMAIN", "/"): "/base/",
+        ("base.DOMAIN", "/foo?q"): "/base/foo?q",
+        ("text.DOMAIN", "/foo"): "/anyfoo",
+        ("both.DOMAIN", "/x/y"): "/won/y",
+        ("local.DOMAIN", "/%C3%BC?a=%2F"): "/%C3%BC?a=%2F",
+    }
+    assert {asking: (await asked(*asking)).path for asking in paths} == paths
+
+    # By default an upstream is called by its own name, and told the visitor's.
+    seen = await asked("base.DOMAIN", "/", ("X-Forwarded-Host", "evil"))
+    name = stage.visitor.name
+    assert (seen.host, seen.values("x-forwarded-host")) == (upstream.address, [f"evil,{name('base.DOMAIN')}"])
+    assert (await asked("local.DOMAIN")).host == f"localhost:{upstream.port}"
+    kept = await asked("keep.DOMAIN:8443")
+    assert (kept.host, kept.values("x-forwarded-host")) == (name("keep.DOMAIN:8443"), [])
+    assert (await asked("fixed.DOMAIN")).host == "legacy.internal:8080"
+    assert (await asked("header.DOMAIN", "/", ("X-Tenant", "ada.internal"))).host == "ada.internal"
+    assert (await asked("path.DOMAIN", "/tenant/grace/x?y=z")).host == "grace.internal"
+    assert (await asked("bare.DOMAIN", "/", ("X-Forwarded-Host", "evil"))).values("x-forwarded-host") == []
+
+    for method in ("HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"):
+        assert (await stage.visitor.ask("base.DOMAIN", method=method)).status == 200
+        assert upstream.last.method == method
+    much = bytes(range(256)) * 20_000
+    reply = await stage.visitor.ask("base.DOMAIN", method="POST", data=io.BytesIO(much))
+    assert reply.said["received"] == hashlib.sha256(much).hexdigest()
+
+    reply = await stage.visitor.ask("sock.DOMAIN", "/over/a?socket")
+    assert (reply.said["path"], over_socket.last.path) == ("/over/a?socket", "/over/a?socket")
+
+
+def dressed(upstream: Upstream) -> tuple[str, ...]:
+    """Routes that set, remove and rewrite headers."""
+    return (
+        route(
+            "app.DOMAIN",
+            to=upstream.url,
+            set_request_headers=SET_ON_REQUESTS,
+            remove_request_headers=["x-gone", "Host", "X-Absent"],
+            pass_identity_headers=True,
+            set_response_headers=SET_ON_RESPONSES,
+            rewrite_response_headers=REWRITES,
+        ),
+        route("quiet.DOMAIN", to=upstream.url, set_response_headers={"disable": "true"}),
+    )
 
 
 async def requests_arrive_clean(stage: Stage, upstream: Upstream) -> None:
