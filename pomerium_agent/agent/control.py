@@ -1,14 +1,21 @@
-"""The control socket, and the health address where one is configured: status and probes over HTTP."""
+"""The control socket, and the health address where one is configured: status, probes and explanations over HTTP."""
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from typing import Any
 
 from aiohttp import web
 
 from pomerium_agent.agent.board import Board
-from pomerium_agent.errors import SettingsError
+from pomerium_agent.authorize import Denials
+from pomerium_agent.authorize.ask import explain_denied, explain_request, read_hypothetical
+from pomerium_agent.config import Compiled
+from pomerium_agent.errors import InvalidRequest, RecordNotFound, SettingsError
+from pomerium_agent.policy.complaints import shown
+from pomerium_agent.runtime.clock import Clock, SystemClock
 
 
 def build_app(board: Board) -> web.Application:
@@ -33,18 +40,79 @@ def build_app(board: Board) -> web.Application:
     return app
 
 
+def build_control_app(board: Board, clock: Clock) -> web.Application:
+    """The same, and `POST /explain`, which names people and policies: only for whoever may open the control socket."""
+
+    async def explain(request: web.Request) -> web.Response:
+        if board.offered is None:
+            return web.json_response({"error": "there is no configuration to explain yet"}, status=503)
+        try:
+            told = explain_by(await _read_object(request), board.offered, board.denials, clock.now())
+        except InvalidRequest as error:
+            return web.json_response({"error": str(error)}, status=400)
+        except RecordNotFound as error:
+            return web.json_response({"error": str(error)}, status=404)
+        return web.json_response(told)
+
+    app = build_app(board)
+    app.router.add_post("/explain", explain)
+    return app
+
+
+def explain_by(said: Mapping[str, object], offered: Compiled, denials: Denials, now: datetime) -> dict[str, Any]:
+    """Explain the denial that `request_id` names, or else the request that is described.
+
+    Raises InvalidRequest, and RecordNotFound for a denial that is not remembered.
+    """
+    if "request_id" not in said:
+        return explain_request(offered.snapshot, read_hypothetical(said, now), offered.faults)
+    request_id = said["request_id"]
+    if not isinstance(request_id, str) or len(said) > 1:
+        raise InvalidRequest("request_id: it is one text, and nothing else goes with it")
+    denied = denials.find(request_id)
+    if denied is None:
+        raise RecordNotFound(f"no denial with the request id {shown(request_id)} is remembered; {_kept(denials)}")
+    return explain_denied(offered.snapshot, denied, offered.faults)
+
+
+def _kept(denials: Denials) -> str:
+    if not len(denials):
+        return "this replica has denied nothing since its agent started, and others keep their own"
+    count, oldest = len(denials), denials.latest(len(denials))[-1].at
+    last = "the last denial" if count == 1 else f"the last {count} denials"
+    return (
+        f"{last} of this replica, since {oldest.isoformat(timespec='seconds')}, can be explained; others keep their own"
+    )
+
+
+async def _read_object(request: web.Request) -> dict[str, object]:
+    try:
+        said = json.loads(await request.read())
+    except (ValueError, RecursionError):
+        raise InvalidRequest("the body is not JSON") from None
+    if not isinstance(said, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    return said
+
+
 @asynccontextmanager
 async def serve_control(sock: socket.socket, board: Board, health_address: str) -> AsyncIterator[None]:
     """Serve on the inherited socket, and on `health_address` (checked with the settings) unless it is empty."""
     async with AsyncExitStack() as stack:
-        runner = web.AppRunner(build_app(board), access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, sock).start()
+        control = await _start(stack, build_control_app(board, SystemClock()))
+        await web.SockSite(control, sock).start()
         if health_address:
+            public = await _start(stack, build_app(board))
             host, _, port = health_address.rpartition(":")
             try:
-                await web.TCPSite(runner, host.strip("[]") or None, int(port)).start()
+                await web.TCPSite(public, host.strip("[]") or None, int(port)).start()
             except OSError as error:
                 raise SettingsError(f"HEALTH_CHECK_ADDR: cannot listen on {health_address}: {error}") from error
         yield
+
+
+async def _start(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pomerium_agent.cli import agent, console, demo, run, status, validate, version
+from pomerium_agent.cli import agent, console, demo, explain, run, status, validate, version
 
 app = typer.Typer(
     name="pomerium-agent",
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("agent", hidden=True)(agent.agent)
 app.command("validate")(validate.validate)
+app.command("explain")(explain.explain)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)

@@ -60,18 +60,27 @@ def in_force(config: dict[str, Any]) -> str:
     return f"{config['in_force'] or 'nothing yet'}, {config['routes']} routes{waiting}"
 
 
-def ask(control_socket: Path) -> dict[str, Any]:
-    """The status of the replica behind `control_socket`; raises SettingsError when nobody answers."""
+def ask(control_socket: Path, path: str = "/status", question: object = None) -> dict[str, Any]:
+    """What the replica behind `control_socket` answers; a question is sent to it as JSON.
+
+    Raises SettingsError when nobody answers, or the answer is no.
+    """
     connection = UnixConnection(control_socket)
     try:
-        connection.request("GET", "/status")
-        found = json.loads(connection.getresponse().read())
+        if question is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(question), {"content-type": "application/json"})
+        answer = connection.getresponse()
+        found = json.loads(answer.read())
     except (OSError, HTTPException, ValueError) as error:
         raise SettingsError(f"no replica answers on {control_socket}: {error}") from error
     finally:
         connection.close()
     if not isinstance(found, dict):
         raise SettingsError(f"{control_socket} answers, but not as a replica does")
+    if answer.status >= 400:
+        raise SettingsError(str(found.get("error", f"the replica answers {answer.status}")))
     return found
 
 

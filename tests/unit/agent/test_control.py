@@ -1,0 +1,143 @@
+"""The control socket over a real unix socket: explanations, and who may ask for them."""
+
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from pomerium_agent.agent.board import Board
+from pomerium_agent.agent.control import serve_control
+from pomerium_agent.authorize.decide import Case, decide
+from pomerium_agent.authorize.gather import Question
+from pomerium_agent.authorize.rules import RouteRules
+from pomerium_agent.config import Compiled
+from pomerium_agent.config.snapshot import Access, ConfigSnapshot, Settings
+from pomerium_agent.envoyconfig.route import checksum
+from pomerium_agent.policy import RouteRules as AllowFields
+from pomerium_agent.policy import build_route_policy
+from pomerium_agent.runtime.health import Health
+from tests.fakes.snapshots import route
+
+POLICY, _ = build_route_policy(
+    AllowFields(policies=('[{"allow": {"and": [{"groups": {"has": "engineers"}}]}}]',)), source="test"
+)
+WIKI = route("wiki", "https://wiki.example.com", access=Access(policy=POLICY))
+AT = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def board(*, offered: bool = True) -> Board:
+    compiled = Compiled(ConfigSnapshot(settings=Settings(), routes=(WIKI,)))
+    return Board(version="1", instance="i", health=Health(), keeper_pid=1, offered=compiled if offered else None)
+
+
+def deny(at: Board, request_id: str) -> None:
+    """Let a stranger's request be denied, as the checker would."""
+    question = Question(
+        {"x-request-id": request_id, "cookie": "secret"}, method="GET", host="wiki.example.com", raw_path="/a"
+    )
+    rules = RouteRules(id="wiki", checksum=checksum(WIKI), policy=POLICY)
+    case = Case(question=question._replace(route_id="wiki"), route=rules, certificate_valid=True, now=AT)
+    at.denials.add(case, decide(case))
+
+
+@asynccontextmanager
+async def serving(at: Board, directory: Path, health_address: str = "") -> AsyncIterator[Callable[[object], Any]]:
+    """The control socket of a replica, and a client that posts questions to it."""
+    path = directory / "control.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        async with (
+            serve_control(sock, at, health_address),
+            aiohttp.ClientSession(
+                "http://agent", connector=aiohttp.UnixConnector(str(path)), timeout=aiohttp.ClientTimeout(10)
+            ) as client,
+        ):
+
+            async def ask(question: object) -> tuple[int, Any]:
+                body = question if isinstance(question, bytes) else json.dumps(question).encode()
+                async with client.post("/explain", data=body) as answer:
+                    return answer.status, await answer.json()
+
+            yield ask
+
+
+async def test_a_described_request_is_explained(tmp_path: Path) -> None:
+    async with serving(board(), tmp_path) as ask:
+        status, told = await ask({"url": "https://wiki.example.com/", "user": "u1", "groups": ["sales"]})
+
+    assert (status, told["decision"], told["route"]["id"]) == (200, "deny", "wiki")
+    assert [each["value"] for each in told["change"]] == ["engineers"]
+
+
+async def test_a_denial_is_explained_by_its_request_id(tmp_path: Path) -> None:
+    here = board()
+    deny(here, "id-7")
+
+    async with serving(here, tmp_path) as ask:
+        status, told = await ask({"request_id": "id-7"})
+
+    assert (status, told["decision"], told["then"]["decision"]) == (200, "login", "login")
+    assert (told["request"]["path"], told["note"]) == ("/a", "")
+    assert "secret" not in json.dumps(told)
+
+
+async def test_a_denial_that_is_not_remembered_says_which_are(tmp_path: Path) -> None:
+    here = board()
+
+    async with serving(here, tmp_path) as ask:
+        never = await ask({"request_id": "id-9"})
+        deny(here, "id-7")
+        deny(here, "id-8")
+        since = await ask({"request_id": "id-9"})
+
+    assert never[0] == since[0] == 404
+    assert "has denied nothing since its agent started" in never[1]["error"]
+    assert "the last 2 denials of this replica, since 2030-01-01T12:00:00+00:00" in since[1]["error"]
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff\xfe\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        ([], "not a JSON object"),
+        ({}, "url: it is missing"),
+        ({"request_id": 5}, "request_id"),
+        ({"request_id": "id-7", "url": "https://a/"}, "request_id"),
+    ],
+)
+async def test_a_question_that_makes_no_sense_is_answered_in_words(
+    tmp_path: Path, question: object, words: str
+) -> None:
+    async with serving(board(), tmp_path) as ask:
+        status, told = await ask(question)
+
+    assert status == 400
+    assert words in told["error"]
+
+
+async def test_before_there_is_a_configuration_nothing_is_explained(tmp_path: Path) -> None:
+    async with serving(board(offered=False), tmp_path) as ask:
+        status, told = await ask({"url": "https://wiki.example.com/"})
+
+    assert (status, told) == (503, {"error": "there is no configuration to explain yet"})
+
+
+async def test_the_health_address_explains_nothing(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """Explanations name people; the address of probes may be open to a whole network."""
+    address = f"127.0.0.1:{free_port()}"
+    async with (
+        serving(board(), tmp_path, address),
+        aiohttp.ClientSession(f"http://{address}") as client,
+        client.get("/healthz") as alive,
+        client.post("/explain", json={"url": "https://wiki.example.com/"}) as answer,
+    ):
+        assert (alive.status, answer.status) == (200, 404)
