@@ -113,6 +113,13 @@ CARRIED: tuple[Mapping[str, str], ...] = (
     {**cookie("s-ada"), "authorization": "Bearer x"},
     {**cookie("s-ada"), "x-pomerium-jwt-assertion": "forged"},
 )
+VARIED: tuple[dict[str, Any], ...] = (
+    {"path": "/no"},
+    {"method": "POST"},
+    {"ip": "10.0.0.1"},
+    {"headers": {**cookie("s-ada"), "user-agent": "a"}},
+    {"headers": {"origin": "https://a", "access-control-request-method": "PUT"}, "method": "OPTIONS"},
+)
 QUESTIONS = st.builds(
     lambda carried, agent, origin, more: (carried | agent | origin, more),
     st.sampled_from(CARRIED),
@@ -154,7 +161,9 @@ def told(message: bytes, time: float) -> object:
 
 async def compare(here: Room, steps: list[tuple[str, Any]]) -> None:
     fresh = Checker(here.rules, here.sessions, here.stage.clock, remembered=0)
-    asked = [question(headers=carried) for carried in CARRIED]
+    always = [question(headers=carried) for carried in CARRIED]
+    always += [question(**{"path": "/", "headers": cookie("s-ada")} | varied) for varied in VARIED]
+    asked: list[bytes] = []
     for kind, what in steps:
         if kind == "record":
             await here.stage.put(what)
@@ -165,7 +174,7 @@ async def compare(here: Room, steps: list[tuple[str, Any]]) -> None:
         else:
             headers, more = what
             asked.append(question(headers=headers, **more))
-        for message in (*asked[: len(CARRIED)], *asked[-6:]):
+        for message in (*always, *asked[-6:]):
             answer, expected = here.checker.check(message), fresh.check(message)
             time = here.stage.clock.now().timestamp()
             assert isinstance(answer, bytes)
