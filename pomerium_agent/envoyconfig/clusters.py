@@ -65,7 +65,7 @@ def build_route_cluster(route: Route, forward: Forward, context: ClusterContext)
     """The upstream of one route (routes 9.1)."""
     upstream = forward.upstream
     built = cluster_pb2.Cluster(
-        name=cluster_name(route.id),
+        name=cluster_name(route),
         connect_timeout=duration(CONNECT_TIMEOUT),
         per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
         lb_policy=_LB_POLICIES[upstream.load_balancing],

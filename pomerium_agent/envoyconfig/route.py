@@ -83,9 +83,13 @@ class RouteContext:
         )
 
 
-def cluster_name(route_id: str) -> str:
-    """The name of a route's cluster: by id only, so that renaming the route keeps its connections (R-29)."""
-    return f"route-{route_id}"
+def cluster_name(route: Route) -> str:
+    """The name of a route's cluster: by id, so that renaming the route keeps its connections (R-29).
+
+    Open and closed routes never share one. Clusters change before the routes that name them, and whoever closes a
+    route and gives it another upstream must not have the open route of before lead there meanwhile.
+    """
+    return f"{'open' if route.public else 'route'}-{route.id}"
 
 
 def checksum(route: Route) -> int:
@@ -180,7 +184,7 @@ def _build_check(route: Route) -> AnyMessage:
 
 def _build_forward(route: Route, forward: Forward, context: RouteContext) -> pb.RouteAction:
     built = pb.RouteAction(
-        cluster=cluster_name(route.id),
+        cluster=cluster_name(route),
         timeout=duration(context.default_timeout if forward.timeout is None else forward.timeout),
         idle_timeout=None if forward.idle_timeout is None else duration(forward.idle_timeout),
         append_x_forwarded_host=forward.append_forwarded_host and not forward.host_rewrite.preserve,

@@ -363,7 +363,7 @@ async def test_every_request_is_a_line_of_json_without_its_query(tmp_path: Path,
     assert (line["path"], line["referer"]) == ("/page", "https://example.com/from")
     assert line["user-agent"] == sent["User-Agent"]
     assert (line["event"], line["level"], line["service"]) == ("http-request", "info", "envoy")
-    assert (line["response-code"], line["upstream-cluster"], line["size"]) == (200, "route-r1", 13)
+    assert (line["response-code"], line["upstream-cluster"], line["size"]) == (200, "open-r1", 13)
     assert set(line) >= {"time", "method", "authority", "forwarded-for", "request-id", "duration"}
     assert "ping" not in visitor.envoy.out.read_text()
 

@@ -137,7 +137,7 @@ async def test_every_request_leaves_one_line_in_the_log() -> None:
     ]
     assert page["request-id"] == answered.headers["x-request-id"]
     assert page["size"] == len(answered.text)
-    assert page["upstream-cluster"].startswith("route-")
+    assert page["upstream-cluster"].startswith("open-")
     assert page["forwarded-for"]
     assert page["duration"] >= 0
     assert (said["method"], said["response-code"], said["response-code-details"]) == ("POST", 418, "direct_response")

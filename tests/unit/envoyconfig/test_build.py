@@ -48,12 +48,21 @@ def test_a_build_with_a_cache_equals_one_without() -> None:
 
 def test_a_changed_upstream_changes_one_cluster_and_the_route_table() -> None:
     before = [route(f"r{i}", url) for i, url in enumerate(many(50))]
-    after = [*before[:-1], route("r49", many(50)[49], action=forward("http://other.internal"), public=True)]
+    after = [*before[:-1], route("r49", many(50)[49], action=forward("http://other.internal"))]
 
     assert changed(build_resources(snapshot(before), LOCAL), build_resources(snapshot(after), LOCAL)) == {
         (CLUSTER, "route-r49"),
         (ROUTES, "main"),
     }
+
+
+def test_a_route_that_is_closed_is_never_open_to_its_new_upstream() -> None:
+    """R-20 sends clusters before routes: in between, the open route of before must not lead to what is closed now."""
+    opened = build_resources(snapshot([route(public=True, action=forward("http://site.internal"))]), LOCAL)
+    closed = build_resources(snapshot([route(action=forward("http://vault.internal"))]), LOCAL)
+
+    assert opened.of(CLUSTER).keys() - closed.of(CLUSTER).keys() == {"open-r1"}
+    assert closed.of(CLUSTER).keys() - opened.of(CLUSTER).keys() == {"route-r1"}
 
 
 def test_equal_snapshots_have_equal_versions() -> None:
@@ -122,7 +131,7 @@ def test_a_plain_server_keeps_its_certificates_to_itself() -> None:
 def test_two_routes_with_one_id_cannot_slip_through() -> None:
     """R-6: the compiler keeps ids apart; if it did not, Envoy would refuse every cluster."""
     with pytest.raises(ValueError, match="two resources are called route-r1"):
-        build_resources(snapshot([route(), route(public=True)]), LOCAL)
+        build_resources(snapshot([route(), route(name="other")]), LOCAL)
 
 
 def test_one_change_among_a_thousand_routes_is_cheap() -> None:
