@@ -108,6 +108,8 @@ async def serve_ads(socket_path: Path, clock: Clock) -> AsyncIterator[AdsServer]
     )
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
     server.add_insecure_port(f"unix:{socket_path}")
+    # Private keys are handed out here, and the directory may be open to others.
+    await asyncio.to_thread(socket_path.chmod, 0o600)
     await server.start()
     try:
         async with asyncio.TaskGroup() as group:
