@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.apply import bench_apply
+from bench.authz import bench_authz
 from bench.build import bench_build
 from bench.check import bench_check
+from bench.decide import bench_decide
 from bench.growth import draw_growth
 from bench.kernel import machine
 from bench.proxy import bench_proxy
@@ -45,6 +47,14 @@ async def check(place: Path, effort: Effort, say: Say) -> list[Section]:
     return [await bench_check(place, effort.rounds, effort.seconds, say)]
 
 
+async def decide(_place: Path, effort: Effort, say: Say) -> list[Section]:
+    return [await asyncio.to_thread(bench_decide, effort.rounds, say)]
+
+
+async def authz(place: Path, effort: Effort, say: Say) -> list[Section]:
+    return await bench_authz(place, effort.rounds, effort.seconds, say)
+
+
 async def build(_place: Path, effort: Effort, say: Say) -> list[Section]:
     say(", ".join(f"{size} routes" for size in effort.sizes))
     return [await asyncio.to_thread(bench_build, effort.sizes)]
@@ -61,6 +71,8 @@ async def apply(place: Path, effort: Effort, say: Say) -> list[Section]:
 SECTIONS: Mapping[str, Callable[[Path, Effort, Say], Awaitable[list[Section]]]] = {
     "proxy": proxy,
     "check": check,
+    "decide": decide,
+    "authz": authz,
     "build": build,
     "start": start,
     "apply": apply,

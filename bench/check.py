@@ -1,9 +1,10 @@
 """What one ext_authz check costs: our server against grpc.aio, the same handler in both, no Envoy between."""
 
 import asyncio
+import itertools
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bench.report import Column, Section
 from pomerium_agent.authorize import frames
 from pomerium_agent.authorize.frames import Kind, Setting, frame
 from pomerium_agent.demo.processes import stop
-from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
 AT_ONCE = 32
 PATIENCE = 20.0
@@ -29,7 +30,7 @@ async def bench_check(directory: Path, rounds: int, seconds: float, say: Callabl
         for kind in KINDS:
             path = directory / f"{kind}{number}.sock"
             async with _server(kind, path) as pid:
-                cpu, count, took = await _ask(path, pid, seconds)
+                cpu, count, took = await ask_checks(path, pid, seconds, itertools.repeat(question()))
             costs[kind].append(1e6 * cpu / count)
             rates[kind].append(count / took)
     return Section(
@@ -81,8 +82,11 @@ async def _server(kind: str, path: Path) -> AsyncIterator[int]:
         await stop(process)
 
 
-async def _ask(path: Path, pid: int, seconds: float) -> tuple[float, int, float]:
-    """CPU seconds of the server, checks, and how long it took; the first tenth is warming up and does not count."""
+async def ask_checks(path: Path, pid: int, seconds: float, questions: Iterator[bytes]) -> tuple[float, int, float]:
+    """CPU seconds of the server, checks, and how long it took; the first tenth is warming up and does not count.
+
+    It ends earlier when there are no more questions. Raises ConnectionError when the last answer is not yes.
+    """
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
@@ -90,24 +94,27 @@ async def _ask(path: Path, pid: int, seconds: float) -> tuple[float, int, float]
                 break
             except OSError:
                 await asyncio.sleep(0.02)
-    client = _Client(writer)
+    client = _Client(writer, questions)
     try:
         await client.ask(reader, seconds / 10)
         cpu, began = cpu_seconds(pid), time.perf_counter()
         count = await client.ask(reader, seconds)
-        return cpu_seconds(pid) - cpu, count, time.perf_counter() - began
+        cpu, took = cpu_seconds(pid) - cpu, time.perf_counter() - began
+        client.check_allowed()
+        return cpu, count, took
     finally:
         writer.close()
 
 
 class _Client:
-    """Just enough HTTP/2 and gRPC to ask the same question for ever."""
+    """Just enough HTTP/2 and gRPC to ask one question after the other."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, questions: Iterator[bytes]) -> None:
         self._writer = writer
         self._stream = 1
         self._answers = 0
-        self._body = frames.grpc_message(question())
+        self._questions = questions
+        self._last = b""  # answer
         writer.write(
             frames.PREFACE
             + frames.settings({Setting.INITIAL_WINDOW_SIZE: frames.LARGEST_WINDOW, Setting.ENABLE_PUSH: 0})
@@ -117,9 +124,7 @@ class _Client:
     async def ask(self, reader: asyncio.StreamReader, seconds: float) -> int:
         """Keep AT_ONCE checks under way for so long, then wait for the last of them; how many there were."""
         end = time.perf_counter() + seconds
-        for _ in range(AT_ONCE):
-            self._send()
-        under_way, done = AT_ONCE, 0
+        under_way, done = sum(self._send() for _ in range(AT_ONCE)), 0
         buffer = bytearray()
         while under_way:
             piece = await reader.read(1 << 16)
@@ -130,16 +135,23 @@ class _Client:
             done += ended
             under_way -= ended
             if time.perf_counter() < end:
-                for _ in range(ended):
-                    self._send()
-                under_way += ended
+                under_way += sum(self._send() for _ in range(ended))
             await self._writer.drain()
         if self._answers < done:
             raise ConnectionError(f"{done - self._answers} checks ended without an answer")
         self._answers = 0
         return done
 
-    def _send(self) -> None:
+    def check_allowed(self) -> None:
+        """Only who was let in measures what letting in costs."""
+        if not CheckResponse.FromString(self._last[frames.GRPC_HEAD :]).HasField("ok_response"):
+            raise ConnectionError("the check was denied")
+
+    def _send(self) -> bool:
+        """Ask the next question, if there is one."""
+        body = next(self._questions, None)
+        if body is None:
+            return False
         head = (
             b"\x83\x86"  # :method POST, :scheme http
             + frames.literal(b":path", b"/envoy.service.auth.v3.Authorization/Check")
@@ -149,9 +161,10 @@ class _Client:
         )
         self._writer.write(
             frame(Kind.HEADERS, frames.END_HEADERS, self._stream, head)
-            + frame(Kind.DATA, frames.END_STREAM, self._stream, self._body)
+            + frame(Kind.DATA, frames.END_STREAM, self._stream, frames.grpc_message(body))
         )
         self._stream += 2
+        return True
 
     def _read(self, buffer: bytearray) -> int:
         """Take whole frames off the buffer; how many calls ended with them."""
@@ -175,5 +188,6 @@ class _Client:
                 ended += 1
             elif kind == Kind.DATA and payload:
                 self._answers += 1
+                self._last = payload
         del buffer[:position]
         return ended
