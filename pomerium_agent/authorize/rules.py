@@ -73,7 +73,7 @@ class RouteRules:
     affinity: bool = False  # load balancing by ring hash or maglev
     depends_on: tuple[str, ...] = ()
     idp_id: str = ""
-    client_ca: str = ""  # PEM; the route's, else the global one; empty: any certificate, and none, is fine
+    client_ca: bool = False  # certificates are judged, and since nothing here can do that yet, none is good
     stat_name: str = ""
 
 

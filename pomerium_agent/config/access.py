@@ -35,9 +35,18 @@ class PolicyMemory:
 
 
 def parse_access(
-    route: config_pb2.Route, *, client_certificates_required: bool, memory: PolicyMemory, complaints: Complaints
+    route: config_pb2.Route,
+    *,
+    client_ca: bool = False,
+    client_certificates_required: bool = False,
+    memory: PolicyMemory,
+    complaints: Complaints,
 ) -> Access:
-    """Prepare a route's policies; what is wrong with them becomes faults of the route."""
+    """Prepare a route's policies; what is wrong with them becomes faults of the route.
+
+    `client_ca`: visitors' certificates are judged for this route. `client_certificates_required`: and those without
+    a good one are denied by default (P-20).
+    """
     rules = RouteRules(
         public=route.allow_public_unauthenticated_access,
         cors=route.cors_allow_preflight,
@@ -55,6 +64,7 @@ def parse_access(
         add("policy", f"{each.path}{at}: {each.reason}" if each.path else each.reason, each.remedy)
     return Access(
         policy=policy,
+        client_ca=client_ca,
         show_error_details=route.show_error_details,
         issuer_uri=(route.jwt_issuer_format == config_pb2.IssuerURI) if route.HasField("jwt_issuer_format") else None,
         groups_filter=tuple(route.jwt_groups_filter),

@@ -129,6 +129,7 @@ def route_context(merged: MergedSettings) -> RouteContext:
     message = merged.message
     return RouteContext(
         allow_upgrades=tuple(name for name in message.allow_upgrades.values if name),
+        client_ca=bool(message.downstream_mtls.ca),
         client_certificates_required=_client_certificates_required(message),
         jwt_bearer=message.bearer_token_format == config_pb2.BEARER_TOKEN_FORMAT_JWT,
         identity_providers=frozenset(message.identity_providers),

@@ -30,6 +30,7 @@ class RouteContext:
     """What a route's meaning depends on beyond itself. When it changes, every route is checked again."""
 
     allow_upgrades: tuple[str, ...] = ()
+    client_ca: bool = False  # visitors' certificates are judged by an authority of the settings
     client_certificates_required: bool = False  # then nothing is public, since this version checks none
     jwt_bearer: bool = False
     identity_providers: frozenset[str] = frozenset()
@@ -126,6 +127,7 @@ def check_route(
     # Only now: a policy that cannot be used closes the route, and does not put it into quarantine.
     access = parse_access(
         route,
+        client_ca=context.client_ca or client_ca,
         client_certificates_required=context.client_certificates_required or client_ca,
         memory=policies or PolicyMemory(),
         complaints=complaints,

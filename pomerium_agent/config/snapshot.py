@@ -254,6 +254,7 @@ class Access:
     """Who may use a route, and what is told of them. None means: as the settings say. By default, nobody may."""
 
     policy: RoutePolicy = NOBODY
+    client_ca: bool = False  # certificates are judged; this version cannot, so none is good
     show_error_details: bool = False
     issuer_uri: bool | None = None
     groups_filter: tuple[str, ...] = ()

@@ -120,5 +120,4 @@ def _build_ext_authz(timeout: timedelta) -> ext_authz_pb2.ExtAuthz:
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
         failure_mode_allow=False,
         clear_route_cache=False,
-        encode_raw_headers=True,  # cookies are parsed from the lines as they came
     )

@@ -1,5 +1,6 @@
 """Who gets in, through a real Envoy: service accounts, strangers, the denied, and what upstreams are told."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 
@@ -12,10 +13,12 @@ from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.records import Record
 from tests.e2e.gate import bearer, open_gate
 from tests.e2e.world import eventually
+from tests.fakes.private_ca import PrivateCa
 from tests.fakes.session_records import account, directory_user, session, user
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
+CA = PrivateCa("clients").base64
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
@@ -178,3 +181,30 @@ async def test_a_deny_wins_over_everything() -> None:
         denied = await gate.get("both.test", "/admin/x", authorization=bearer("robot"))
 
     assert (fine.status, denied.status) == (200, 403)
+
+
+async def test_where_certificates_are_asked_for_nobody_gets_in_without_one() -> None:
+    """A-18, P-20: none can be checked yet, so none is good, and 495 comes before everything else."""
+    of_its_own = route("own", allow_any_authenticated_user=True, tls_downstream_client_ca=CA)
+    public = route("open", allow_public_unauthenticated_access=True, tls_downstream_client_ca=CA)
+    async with open_gate(PRIVATE, of_its_own, public, records=[account("robot", "ci")]) as gate:
+        statuses = [
+            (await gate.get(f"{host}.test", authorization=bearer("robot"))).status
+            for host in ("private", "own", "open")
+        ]
+
+    assert statuses == [200, 495, 495]
+
+
+async def test_a_session_in_the_second_of_two_cookie_lines_is_found() -> None:
+    """A-4: HTTP/1.1 clients may send several."""
+    cookie = bearer("robot").removeprefix("Bearer Pomerium-")
+    lines = ("GET / HTTP/1.1", "Host: private.test", "Cookie: theme=dark", f"Cookie: _pomerium={cookie}; a=b")
+    async with open_gate(PRIVATE, records=[account("robot", "ci")]) as gate:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gate.port)
+        writer.write("\r\n".join((*lines, "Connection: close", "", "")).encode())
+        answer = (await reader.read()).decode()
+        writer.close()
+
+    assert answer.startswith("HTTP/1.1 200")
+    assert '"cookie": "theme=dark; a=b"' in answer

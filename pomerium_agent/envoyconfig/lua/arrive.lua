@@ -26,6 +26,13 @@ function envoy_on_request(handle)
   if kind ~= "html" then
     handle:streamInfo():dynamicMetadata():set("envoy.filters.http.lua", "pomerium_local_reply_type", kind)
   end
+  -- Several Cookie lines would be joined with a comma for the authorization service, and no cookie ends there (A-4).
+  local lines = headers:getNumValues("cookie")
+  if lines > 1 then
+    local all = {}
+    for i = 0, lines - 1 do all[i + 1] = headers:getAtIndex("cookie", i) end
+    headers:replace("cookie", table.concat(all, "; "))
+  end
   if handle:metadata():get("remove_impersonate_headers") then
     local pretended = {}
     for name, _ in pairs(headers) do
