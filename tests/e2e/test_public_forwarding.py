@@ -98,6 +98,7 @@ def rewritten(upstream: Upstream, socket: Path) -> tuple[str, ...]:
         route("text.DOMAIN", to=f"{upstream.url}/any"),
         route("both.DOMAIN", prefix="/x", prefix_rewrite="/won", **base),
         route("local.DOMAIN", to=f"http://localhost:{upstream.port}"),
+        route("named.DOMAIN", to=f"http://app.localhost:{upstream.port}"),  # a name that needs no server to resolve
         route("keep.DOMAIN", preserve_host_header=True, **to),
         route("fixed.DOMAIN", host_rewrite="legacy.internal:8080", preserve_host_header=True, **to),
         route("header.DOMAIN", host_rewrite_header="X-Tenant", **to),
@@ -132,6 +133,7 @@ async def paths_and_hosts_are_rewritten(stage: Stage, upstream: Upstream, over_s
     name = stage.visitor.name
     assert (seen.host, seen.values("x-forwarded-host")) == (upstream.address, [f"evil,{name('base.DOMAIN')}"])
     assert (await asked("local.DOMAIN")).host == f"localhost:{upstream.port}"
+    assert (await asked("named.DOMAIN")).host == f"app.localhost:{upstream.port}"
     kept = await asked("keep.DOMAIN:8443")
     assert (kept.host, kept.values("x-forwarded-host")) == (name("keep.DOMAIN:8443"), [])
     assert (await asked("fixed.DOMAIN")).host == "legacy.internal:8080"

@@ -23,7 +23,8 @@ async def test_the_sample_files_are_served_and_one_change_among_two_hundred_rout
     quickstart = await asyncio.to_thread(QUICKSTART.read_text)
     as_written = await asyncio.to_thread(MIXED.read_text)
     async with serve_upstream() as upstream, serve_upstream("other") as other, open_world() as world:
-        await world.cluster.apply(quickstart.replace("hello:8080", upstream.address))
+        led = quickstart.replace("hello:8080", upstream.address).replace("verify:8000", upstream.address)
+        await world.cluster.apply(led)
         async with world.cluster.replica() as replica, visit(world, replica) as visitor:
             stage = Stage(world=world, replica=replica, visitor=visitor)
             assert (await visitor.ask("hello.localhost.pomerium.io", "/a?b")).said["path"] == "/a?b"
