@@ -176,7 +176,13 @@ class Reconciler:
             self._empty[bundle_id] = entry
 
     async def _remove_vanished(self, listed: set[str]) -> None:
-        """Delete what bundles that are no longer listed left behind, found by their cache entries (W11)."""
+        """Delete what bundles that are no longer listed left behind, found by their cache entries (W11).
+
+        A list without any bundle is what a control plane in trouble would send: then everything stays (fail static).
+        """
+        if not listed:
+            log.warning("the control plane lists no bundle at all; what is in force stays")
+            return
         _, records = await self._backend.latest(CACHE_ENTRY_TYPE)
         vanished = [record for record in records if record.id not in listed]
         kept = set(_types(record for record in records if record.id in listed))

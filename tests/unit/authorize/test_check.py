@@ -174,7 +174,7 @@ async def test_a_login_works_at_once_though_the_log_is_late() -> None:
 async def test_certificates_come_before_login() -> None:
     """A-12, row 1; A-18: as long as none can be trusted, all are denied."""
     text = '[{"allow": {"and": [{"authenticated_user": 1}]}}, {"deny": {"or": [{"invalid_client_certificate": 1}]}}]'
-    async with room(with_route(route(text, client_ca="some"))) as here:
+    async with room(with_route(route(text, client_ca=True))) as here:
         assert here.ask().status == 495
         assert here.ask(headers=cookie("s-ada")).status == 495
     async with room(with_route(route(text))) as here:

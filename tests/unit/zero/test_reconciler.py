@@ -306,6 +306,19 @@ async def test_what_a_vanished_bundle_left_behind_is_removed() -> None:
         assert at.health.reports["zero.resource-bundle.extra"].status is Status.TERMINATING
 
 
+async def test_a_list_without_any_bundle_removes_nothing() -> None:
+    """W11: it is what a control plane in trouble would send."""
+    async with house() as at:
+        at.plane.publish("config", [record("a")], etag='"1"')
+        await at.reconciler.sync("config")
+        del at.plane.bundles["config"]
+
+        async with running(at):
+            await at.clock.until_sleeping()
+
+        assert await at.ids() == ["a"]
+
+
 async def test_a_bundle_that_gets_another_name_loses_no_record_on_the_way() -> None:
     """W11, W12: what vanished goes last, and what another bundle holds by then stays."""
     async with house() as at:
