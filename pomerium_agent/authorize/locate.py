@@ -14,7 +14,8 @@ _OWN_PATHS = frozenset({"/ping", "/healthz"})
 _OWN_PREFIXES = ("/.pomerium", "/.well-known/pomerium")
 _LOGIN_PATHS = frozenset({"/oauth2/callback", "/", "/robots.txt"})
 _ESCAPED_SLASH = re.compile("%2f|%5c", re.IGNORECASE)
-_ESCAPED_DOT = re.compile("%2e", re.IGNORECASE)
+_ESCAPED = re.compile("%[0-9a-fA-F]{2}")
+_UNRESERVED = re.compile("[A-Za-z0-9._~-]")  # RFC 3986, 2.3: escaping these means nothing
 
 
 class Located(NamedTuple):
@@ -50,20 +51,24 @@ def normalized(path: str, settings: Settings) -> str | None:
         if action in (EscapedSlashes.UNESCAPE_AND_FORWARD, EscapedSlashes.UNESCAPE_AND_REDIRECT):
             path = _ESCAPED_SLASH.sub(lambda found: "/" if found[0].lower() == "%2f" else "\\", path)
     if settings.normalize_path:
-        path = _without_dots(path.replace("\\", "/"))
+        path = _without_dots(_ESCAPED.sub(_unescaped, path.replace("\\", "/")))
     return re.sub("/{2,}", "/", path) if settings.merge_slashes else path
 
 
+def _unescaped(found: re.Match[str]) -> str:
+    character = chr(int(found[0][1:], 16))
+    return character if _UNRESERVED.fullmatch(character) else found[0]
+
+
 def _without_dots(path: str) -> str:
-    """RFC 3986, 5.2.4; an escaped dot is a dot."""
+    """RFC 3986, 5.2.4."""
     kept: list[str] = []
     segments = path.split("/")[1:]
     for number, segment in enumerate(segments, start=1):
-        plain = _ESCAPED_DOT.sub(".", segment)
-        if plain not in (".", ".."):
+        if segment not in (".", ".."):
             kept.append(segment)
             continue
-        if plain == ".." and kept:
+        if segment == ".." and kept:
             kept.pop()
         if number == len(segments):
             kept.append("")

@@ -101,14 +101,14 @@ async def running_envoy(resources: EnvoyResources, directory: Path) -> AsyncIter
     bootstrap = directory / "bootstrap.json"
     bootstrap.write_text(json.dumps(static_bootstrap(resources, directory)))
     argv = envoy_arguments(envoy_binary(None), bootstrap, concurrency=1)
-    argv[argv.index("--log-level") + 1] = "info"  # where it says that its workers start
+    argv[argv.index("--log-level") + 1] = "info"  # where it says that it starts
     envoy = StaticEnvoy(directory)
     with envoy.out.open("wb") as out:
         process = await asyncio.create_subprocess_exec(*argv, stdout=out, stderr=asyncio.subprocess.PIPE, limit=1 << 20)
         assert process.stderr is not None
         try:
             async with asyncio.timeout(30):
-                await envoy.listen_to(process.stderr, until="starting workers")
+                await envoy.listen_to(process.stderr, until="starting main dispatch loop")
             async with asyncio.TaskGroup() as group:
                 group.create_task(envoy.listen_to(process.stderr))
                 try:

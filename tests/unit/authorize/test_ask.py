@@ -140,6 +140,7 @@ def test_ports_count_where_the_settings_say_so(url: str, expected: str) -> None:
         ("/a/../admin", "admin"),
         ("//admin", "admin"),
         ("/%2e%2e/admin", "admin"),
+        ("/%61dmin", "admin"),
     ],
 )
 def test_the_first_matching_route_wins(path: str, expected: str) -> None:
