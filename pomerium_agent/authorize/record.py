@@ -3,13 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
-
 from pomerium_agent.authorize.decide import Case, Decision
 from pomerium_agent.authorize.gather import Question
+from pomerium_agent.runtime.log import log_info
 from pomerium_agent.sessions.claims import thaw
-
-_proxy = structlog.get_logger(__name__)
 
 REDACTED = "[redacted]"
 SECRET_HEADERS = frozenset(
@@ -47,26 +44,7 @@ def write_record(case: Case, decision: Decision, fields: tuple[str, ...], remove
     for name, result in (("allow", verdict.allow), ("deny", verdict.deny)):
         event[name] = result.value
         event[f"{name}-why-{'true' if result.value else 'false'}"] = sorted(result.reasons)
-    _logger().info("authorize check", **event)
-
-
-def _logger() -> Any:
-    """The logger as it is configured now. To put one together costs more than a decision, so it is kept."""
-    config = structlog.get_config()
-    parts = (config["wrapper_class"], config["logger_factory"], config["processors"])
-    if any(kept is not part for kept, part in zip(_kept.parts, parts, strict=True)):
-        _kept.parts, _kept.logger = parts, _proxy.bind()
-    return _kept.logger
-
-
-class _Kept:
-    """The logger that was put together last, and of what."""
-
-    parts: tuple[Any, ...] = (None, None, None)
-    logger: Any = None
-
-
-_kept = _Kept()
+    log_info("authorize check", event)
 
 
 def redacted_headers(headers: Mapping[str, str]) -> dict[str, str]:
