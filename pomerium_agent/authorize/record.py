@@ -1,6 +1,7 @@
 """The authorize log: one line for each decision, with chosen fields, and no secrets (authorize 20, A-30, A-34)."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from pomerium_agent.authorize.decide import Case, Decision
@@ -30,8 +31,7 @@ def write_record(case: Case, decision: Decision, fields: tuple[str, ...], remove
     """Tell of one decision."""
     event: dict[str, Any] = {}
     headers: dict[str, str] = {}
-    for name in fields:
-        read = FIELDS.get(name)
+    for name, read in _readers(fields):
         if read is not None:
             value = read(case, removed_groups)
             if value is not None:
@@ -41,10 +41,17 @@ def write_record(case: Case, decision: Decision, fields: tuple[str, ...], remove
     if headers:
         event[HEADERS] = headers
     verdict = decision.verdict
-    for name, result in (("allow", verdict.allow), ("deny", verdict.deny)):
-        event[name] = result.value
-        event[f"{name}-why-{'true' if result.value else 'false'}"] = sorted(result.reasons)
+    allow, deny = verdict.allow, verdict.deny
+    event["allow"] = allow.value
+    event["allow-why-true" if allow.value else "allow-why-false"] = sorted(allow.reasons)
+    event["deny"] = deny.value
+    event["deny-why-true" if deny.value else "deny-why-false"] = sorted(deny.reasons)
     log_info("authorize check", event)
+
+
+@lru_cache(maxsize=16)
+def _readers(fields: tuple[str, ...]) -> tuple[tuple[str, Field | None], ...]:
+    return tuple((name, FIELDS.get(name)) for name in fields)
 
 
 def redacted_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -35,12 +35,11 @@ def merged(value: bool, chosen: Sequence[Result]) -> Result:
     if len(chosen) == 1:
         first = chosen[0]
         return first if first.value is value else Result(value, first.reasons, first.data)
-    data = NO_DATA
+    data: dict[str, Any] = {}
     for each in chosen:
-        if each.data is not NO_DATA:
-            greater = {key: max(item, data.get(key, item), key=str) for key, item in each.data.items()}
-            data = {**data, **greater}
-    return Result(value, NO_REASONS.union(*[each.reasons for each in chosen]), data)
+        for key, item in each.data.items():
+            data[key] = max(item, data[key], key=str) if key in data else item
+    return Result(value, NO_REASONS.union(*[each.reasons for each in chosen]), data or NO_DATA)
 
 
 def any_of(results: Sequence[Result]) -> Result:

@@ -69,7 +69,7 @@ def find_handles(headers: Iterable[tuple[str, str]], query: str, *, cookie_name:
     in_query = find_parameter(query, QUERY_PARAMETER)
     if cookie is None and not header and not authorization and in_query is None:
         return NOTHING
-    from_headers = tuple(_in_headers(header, authorization))
+    from_headers = tuple(_in_headers(header, authorization)) if header or authorization else ()
     candidates = [Candidate(Source.COOKIE, Secret(cookie))] if cookie else []
     candidates += from_headers
     if in_query:
