@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pomerium_agent.envoyconfig.dns import QUERY_TIMEOUT_SECONDS, QUERY_TRIES
+
 NODE = "pomerium"
 ADS_CLUSTER = "pomerium-control-plane-grpc"
 _TYPE = "type.googleapis.com/"
@@ -78,6 +80,8 @@ def build_bootstrap(admin_socket: Path | str, ads_socket: Path | str) -> dict[st
             "typed_config": {
                 "@type": _TYPE + "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
                 "udp_max_queries": 100,
+                "query_timeout_seconds": QUERY_TIMEOUT_SECONDS,
+                "query_tries": QUERY_TRIES,
             },
         },
         "stats_config": {"stats_tags": [{"tag_name": "service", "fixed_value": "pomerium"}]},

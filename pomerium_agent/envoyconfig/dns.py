@@ -26,6 +26,13 @@ def build_dns(dns: DnsOptions, *, v4_only: bool) -> dns_cluster_pb2.DnsCluster:
     return built
 
 
+# A name server that does not answer must not keep other routes waiting: on a fresh start Envoy opens its listeners
+# only when every upstream's name was asked for. With c-ares' own patience that takes two minutes, with this about ten
+# seconds; Envoy asks again every few seconds anyway.
+QUERY_TIMEOUT_SECONDS = 2
+QUERY_TRIES = 2
+
+
 def _resolver_options(dns: DnsOptions) -> tuple[object, ...]:
     return (dns.udp_max_queries, dns.use_tcp, dns.query_tries, dns.query_timeout)
 
@@ -36,8 +43,8 @@ def _build_resolver(dns: DnsOptions) -> extension_pb2.TypedExtensionConfig:
         udp_max_queries=UInt32Value(value=dns.udp_max_queries),
         dns_resolver_options=resolver_pb2.DnsResolverOptions(use_tcp_for_dns_lookups=dns.use_tcp),
     )
-    if dns.query_tries is not None:
-        config.query_tries.CopyFrom(UInt32Value(value=dns.query_tries))
-    if dns.query_timeout is not None:
-        config.query_timeout_seconds.CopyFrom(UInt64Value(value=int(dns.query_timeout.total_seconds())))
+    tries = QUERY_TRIES if dns.query_tries is None else dns.query_tries
+    seconds = QUERY_TIMEOUT_SECONDS if dns.query_timeout is None else int(dns.query_timeout.total_seconds())
+    config.query_tries.CopyFrom(UInt32Value(value=tries))
+    config.query_timeout_seconds.CopyFrom(UInt64Value(value=seconds))
     return extension_pb2.TypedExtensionConfig(name="envoy.network.dns_resolver.cares", typed_config=any_of(config))

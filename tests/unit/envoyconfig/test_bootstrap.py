@@ -53,3 +53,11 @@ def test_what_envoy_tells_about_itself_is_for_debugging() -> None:
     """R-23: Envoy's info is our debug."""
     assert envoy_log_level("info") == "warning"
     assert envoy_log_level("debug") == "debug"
+
+
+def test_a_silent_name_server_does_not_hold_up_the_start_for_minutes() -> None:
+    """R-26: Envoy opens its listeners only when every upstream's name was asked for."""
+    resolver = build_bootstrap("a", "b")["typed_dns_resolver_config"]
+
+    assert resolver["typed_config"]["query_timeout_seconds"] == 2  # type: ignore[index]  # plain JSON
+    assert resolver["typed_config"]["query_tries"] == 2  # type: ignore[index]  # plain JSON

@@ -252,7 +252,7 @@ def test_a_token_of_64_kib_costs_no_time(character: str) -> None:
     for _ in range(200):
         reader.read(token)
 
-    assert time.process_time() - began < 0.2  # a millisecond each, on any machine
+    assert time.process_time() - began < 5  # milliseconds, unless something grows with the square of the length
 
 
 def test_the_reader_remembers_good_tokens_up_to_its_bound_and_no_bad_ones() -> None:
