@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import cast
 
 import structlog
 
@@ -104,13 +105,13 @@ class _Peer(asyncio.Protocol):
         self._waiting: dict[int, asyncio.Task[None]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # for the type checker: streams have these
-        self._transport = transport
+        # Streams have these; not to be asserted, for uvloop's are of no class of asyncio.
+        self._transport = cast(asyncio.Transport, transport)
         self._room.enter(self)
-        uid = _peer_uid(transport)
+        uid = _peer_uid(self._transport)
         if uid not in self._uids:
             log.warning("authorize connection refused", uid=uid, allowed=sorted(self._uids))
-            transport.abort()
+            self._transport.abort()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         for task in self._waiting.values():
