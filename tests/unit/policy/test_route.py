@@ -1,6 +1,5 @@
 """All policies of a route together: what closes it, what is kept, and what it costs."""
 
-
 import pytest
 
 from pomerium_agent.policy import (
