@@ -26,6 +26,8 @@ XDS_ROOTS = (
     "envoy.extensions.access_loggers.file.v3.file_pb2",
     "envoy.extensions.access_loggers.stream.v3.stream_pb2",
     "envoy.extensions.clusters.dns.v3.dns_cluster_pb2",
+    "envoy.extensions.common.matching.v3.extension_matcher_pb2",
+    "envoy.extensions.filters.common.matcher.action.v3.skip_action_pb2",
     "envoy.extensions.filters.http.cors.v3.cors_pb2",
     "envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2",
     "envoy.extensions.filters.http.header_mutation.v3.header_mutation_pb2",
@@ -48,6 +50,7 @@ XDS_ROOTS = (
     "envoy.service.auth.v3.external_auth_pb2",
     "envoy.service.discovery.v3.ads_pb2",
     "envoy.service.discovery.v3.discovery_pb2",
+    "envoy.type.matcher.v3.http_inputs_pb2",
 )
 # The protobuf and googleapis runtime packages bring these themselves.
 NOT_OURS = ("google/",)

@@ -1,7 +1,12 @@
 """The HTTP filters every request passes, in their order (routes 8.1).
 
-arrive → ext_authz → leave → router. Nothing here is more than a stock Envoy has (R-19): the filters that Pomerium's own
-build adds are left out. A public route switches ext_authz off for itself, so it needs the agent for nothing.
+arrive → cookies → impersonation → ext_authz → leave → rewrite → router. Nothing here is more than a stock Envoy has
+(R-19): the filters that Pomerium's own build adds are left out. A public route switches ext_authz off for itself, so
+it needs the agent for nothing.
+
+The scripts run only for requests that give them something to do: they are skipped by what the headers say, or sleep
+except on routes that wake them. The condition must be true whenever the script would do anything, so each script does
+one thing.
 """
 
 from datetime import timedelta
@@ -13,7 +18,19 @@ from google.protobuf.message import Message
 from pomerium_agent.config.snapshot import Settings
 from pomerium_agent.envoyconfig.agent_clusters import AUTHORIZE_CLUSTER
 from pomerium_agent.envoyconfig.headers import REPROXY_HEADERS
-from pomerium_agent.envoyconfig.route import EXT_AUTHZ, ROUTING_KEY
+from pomerium_agent.envoyconfig.route import EXT_AUTHZ, IMPERSONATION, REWRITE, ROUTING_KEY
+from pomerium_agent.envoyconfig.skip import (
+    Predicate,
+    begins,
+    both,
+    contains,
+    either,
+    fits,
+    header,
+    not_,
+    present,
+    unless,
+)
 from pomerium_agent.envoyconfig.wire import any_of, duration, text
 from pomerium_agent.pb.envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
 from pomerium_agent.pb.envoy.config.core.v3 import config_source_pb2, extension_pb2, grpc_service_pb2
@@ -29,18 +46,46 @@ from pomerium_agent.pb.envoy.type.v3 import http_status_pb2
 
 # Lua reads a route's metadata under the filter's own name, then under envoy.filters.http.lua.
 ARRIVE = "pomerium.arrive"
+COOKIES = "pomerium.cookies"
 LEAVE = "pomerium.leave"
+# What arrive would find to be HTML, which is what it writes down nothing for: no Accept, or HTML or anything first.
+_HTML_FIRST = r"(text/html|\*/\*)(,.*)?"
+# What is in every Authorization header that leave would take off.
+_OURS = "Pomerium"
 _WITHOUT_TIMEOUT = timedelta(seconds=30)  # what Pomerium makes of a timeout of zero
 
 
 def build_filters(settings: Settings) -> list[hcm_pb2.HttpFilter]:
     """The chain of the main listener."""
     return [
-        _filter(ARRIVE, _build_lua("arrive.lua")),
+        _filter(ARRIVE, unless(_wants_html(), ARRIVE, _build_lua("arrive.lua"))),
+        _filter(COOKIES, unless(not_(_several_cookies()), COOKIES, _build_lua("cookies.lua"))),
+        _sleeping(IMPERSONATION, _build_lua("impersonation.lua")),
         _filter(EXT_AUTHZ, _build_ext_authz(settings.grpc_client_timeout or _WITHOUT_TIMEOUT)),
-        _filter(LEAVE, _build_lua("leave.lua")),
+        _filter(LEAVE, unless(not_(_carries_ours(settings.cookie_name)), LEAVE, _build_lua("leave.lua"))),
+        _sleeping(REWRITE, _build_lua("rewrite.lua")),
         build_router(),
     ]
+
+
+def _wants_html() -> Predicate:
+    """Errors may be shown as HTML; true only where arrive.lua would say so too, if not everywhere it would."""
+    grpc = header("content-type", begins("application/grpc"))
+    return both(not_(grpc), either(not_(present("accept")), header("accept", fits(_HTML_FIRST))))
+
+
+def _several_cookies() -> Predicate:
+    """There may be several Cookie lines: this is asked about all of them, joined with commas."""
+    return header("cookie", contains(","))
+
+
+def _carries_ours(cookie_name: str) -> Predicate:
+    """There may be something on the request that only concerns us; true wherever leave.lua would take it off."""
+    return either(
+        header("cookie", contains(cookie_name)),
+        header("authorization", contains(_OURS)),
+        present("x-pomerium-authorization"),
+    )
 
 
 def build_router() -> hcm_pb2.HttpFilter:
@@ -96,6 +141,11 @@ def build_early_mutation() -> extension_pb2.TypedExtensionConfig:
 
 def _filter(name: str, config: Message) -> hcm_pb2.HttpFilter:
     return hcm_pb2.HttpFilter(name=name, typed_config=any_of(config))
+
+
+def _sleeping(name: str, config: Message) -> hcm_pb2.HttpFilter:
+    """A filter that runs only on routes that wake it."""
+    return hcm_pb2.HttpFilter(name=name, typed_config=any_of(config), disabled=True)
 
 
 def _build_lua(script: str) -> lua_pb2.Lua:

@@ -28,6 +28,7 @@ from pomerium_agent.envoyconfig.headers import (
     removed_request_headers,
     response_headers,
 )
+from pomerium_agent.envoyconfig.skip import AWAKE
 from pomerium_agent.envoyconfig.wire import any_of, duration, text
 from pomerium_agent.pb.envoy.config.core.v3 import base_pb2
 from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2 as pb
@@ -35,6 +36,9 @@ from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_aut
 from pomerium_agent.pb.envoy.type.matcher.v3 import regex_pb2, string_pb2
 
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
+# Filters that sleep, except on the routes that need them.
+IMPERSONATION = "pomerium.impersonation"
+REWRITE = "pomerium.rewrite"
 LUA_METADATA = "envoy.filters.http.lua"
 ROUTING_KEY = "x-pomerium-routing-key"
 
@@ -104,7 +108,7 @@ def build_route(route: Route, context: RouteContext, *, authority_regex: str = "
         name=route.id,
         match=_build_match(route.match, authority_regex),
         metadata=_build_metadata(route, context.cookie_name),
-        typed_per_filter_config={EXT_AUTHZ: _build_check(route)},
+        typed_per_filter_config={EXT_AUTHZ: _build_check(route)} | dict.fromkeys(_awake(route), AWAKE),
         request_headers_to_add=[header_option(*header) for header in added_request_headers(route, removed)],
         request_headers_to_remove=removed,
         response_headers_to_add=[
@@ -159,6 +163,12 @@ def _build_metadata(route: Route, cookie_name: str) -> base_pb2.Metadata:
             for rewrite in route.rewrite_response_headers
         ]
     return base_pb2.Metadata(filter_metadata={LUA_METADATA: told})
+
+
+def _awake(route: Route) -> list[str]:
+    """The filters that this route wakes."""
+    wanted = {IMPERSONATION: route.kubernetes, REWRITE: bool(route.rewrite_response_headers)}
+    return [name for name, awake in wanted.items() if awake]
 
 
 def _build_check(route: Route) -> AnyMessage:

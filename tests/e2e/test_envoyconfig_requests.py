@@ -163,10 +163,78 @@ async def test_credentials_for_us_stay_with_us(
 ) -> None:
     """R-11, authorize 24."""
     async with serving_echo() as echo, door([public(echo)], tmp_path, free_port()) as visitor:
-        await visitor.ask(headers={"Authorization": sent, "X-Pomerium-Authorization": "abc"})
+        await visitor.ask(headers={"Authorization": sent})
 
     assert echo.last_headers().get("authorization") == ([sent] if passes else None)
+
+
+@pytest.mark.parametrize("sent", ["abc", ""])
+async def test_our_own_authorization_header_stays_with_us(
+    sent: str, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """R-11, authorize 24."""
+    async with serving_echo() as echo, door([public(echo)], tmp_path, free_port()) as visitor:
+        await visitor.ask(headers={"X-Pomerium-Authorization": sent, "Authorization": "Basic abc"})
+
     assert "x-pomerium-authorization" not in echo.last_headers()
+    assert echo.last_headers()["authorization"] == ["Basic abc"]
+
+
+@pytest.mark.parametrize("lines", [["a=1", "b=2"], ["a=1", ""], ["a=1", "b=2", "c=3"]])
+async def test_several_cookie_lines_become_one(lines: list[str], tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """A-4."""
+    async with serving_echo() as echo, door([public(echo)], tmp_path, free_port()) as visitor:
+        await visitor.ask(headers=[("Cookie", line) for line in lines])
+
+    assert echo.last_headers()["cookie"] == ["; ".join(lines).rstrip()]
+
+
+async def test_nobody_pretends_to_be_another_to_kubernetes_and_other_upstreams_are_told_all(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """Routes 5, step 2."""
+    pretending = {
+        "Impersonate-User": "root",
+        "Impersonate-Group": "system:masters",
+        "Impersonate-Uid": "0",
+        "Impersonate-Extra-Scopes": "all",
+        "X-Else": "kept",
+    }
+    async with serving_echo() as echo:
+        kubernetes = public(echo, kubernetes=True)
+        other = route("o", "https://other.example.com", forward(echo.url), public=True)
+        async with door([kubernetes, other], tmp_path, free_port()) as visitor:
+            await visitor.ask(headers=pretending)
+            seen = echo.last_headers()
+            await visitor.ask(host="other.example.com", headers=pretending)
+            seen_by_other = echo.last_headers()
+
+    assert {name for name in seen if name.startswith("impersonate-")} == set()
+    assert seen["x-else"] == ["kept"]
+    assert {name.lower() for name in pretending} <= seen_by_other.keys()
+
+
+@pytest.mark.parametrize(
+    ("headers", "kind"),
+    [
+        ({"accept": "*/*"}, "text/html"),
+        ({"accept": "text/html,application/json"}, "text/html"),
+        ({"accept": "text/html;q=0.5,application/json"}, "application/json"),
+        ({"accept": "application/json"}, "application/json"),
+        ({"accept": "text/htmlx,text/plain"}, "text/plain"),
+        ({"accept": "text/html", "content-type": "application/grpc-web"}, "application/grpc+json"),
+        ({"content-type": "Application/GRPC-Web"}, "application/grpc+json"),
+    ],
+)
+async def test_errors_are_in_the_language_of_the_client(
+    headers: dict[str, str], kind: str, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """R-18; whether the script that reads what the client wants runs or is skipped."""
+    gone = route(public=True, action=forward("http://127.0.0.1:1"))
+    async with door([gone], tmp_path, free_port()) as visitor:
+        _, answer, _ = await visitor.ask(headers=headers)
+
+    assert answer["content-type"].partition(";")[0] == kind
 
 
 async def test_response_headers_are_ours_then_rewritten(tmp_path: Path, free_port: Callable[[], int]) -> None:

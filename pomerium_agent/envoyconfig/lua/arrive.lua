@@ -1,5 +1,5 @@
--- First of all filters: what this client wants to read when Envoy answers by itself, and, on routes to
--- Kubernetes, nothing that pretends to be somebody. HTML is the default and is not written down.
+-- First of all filters: what this client wants to read when Envoy answers by itself. HTML is the default and is not
+-- written down, so this is skipped where filters.py sees by the headers that it would be HTML.
 
 local KINDS = {
   ["text/html"] = "html", ["text/*"] = "html", ["text/plain"] = "plain",
@@ -25,22 +25,5 @@ function envoy_on_request(handle)
   local kind = reply_type(headers)
   if kind ~= "html" then
     handle:streamInfo():dynamicMetadata():set("envoy.filters.http.lua", "pomerium_local_reply_type", kind)
-  end
-  -- Several Cookie lines would be joined with a comma for the authorization service, and no cookie ends there (A-4).
-  local lines = headers:getNumValues("cookie")
-  if lines > 1 then
-    local all = {}
-    for i = 0, lines - 1 do all[i + 1] = headers:getAtIndex("cookie", i) end
-    headers:replace("cookie", table.concat(all, "; "))
-  end
-  if handle:metadata():get("remove_impersonate_headers") then
-    local pretended = {}
-    for name, _ in pairs(headers) do
-      if name == "impersonate-user" or name == "impersonate-group" or name == "impersonate-uid"
-          or name:sub(1, 18) == "impersonate-extra-" then
-        pretended[#pretended + 1] = name
-      end
-    end
-    for _, name in ipairs(pretended) do headers:remove(name) end
   end
 end

@@ -87,19 +87,31 @@ def test_without_ipv6_nothing_speaks_of_it() -> None:
     assert "fd00::" not in str(built)
 
 
+def ext_authz(manager: hcm_pb2.HttpConnectionManager) -> ext_authz_pb2.ExtAuthz:
+    [config] = [each.typed_config for each in manager.http_filters if each.name == "envoy.filters.http.ext_authz"]
+    return ext_authz_pb2.ExtAuthz.FromString(config.value)
+
+
 def test_the_filters_stand_in_their_order_under_names_of_their_own() -> None:
     """Routes 8.1, R-19."""
-    names = [each.name for each in main().http_filters]
+    filters = main().http_filters
 
-    assert names == ["pomerium.arrive", "envoy.filters.http.ext_authz", "pomerium.leave", "envoy.filters.http.router"]
+    assert [each.name for each in filters] == [
+        "pomerium.arrive",
+        "pomerium.cookies",
+        "pomerium.impersonation",
+        "envoy.filters.http.ext_authz",
+        "pomerium.leave",
+        "pomerium.rewrite",
+        "envoy.filters.http.router",
+    ]
+    assert {each.name for each in filters if each.disabled} == {"pomerium.impersonation", "pomerium.rewrite"}
 
 
 def test_without_an_answer_of_the_agent_nobody_passes() -> None:
     """R-9."""
-    found = ext_authz_pb2.ExtAuthz.FromString(main().http_filters[1].typed_config.value)
-    patient = ext_authz_pb2.ExtAuthz.FromString(
-        main(grpc_client_timeout=timedelta(0)).http_filters[1].typed_config.value
-    )
+    found = ext_authz(main())
+    patient = ext_authz(main(grpc_client_timeout=timedelta(0)))
 
     assert not found.failure_mode_allow
     assert found.status_on_error.code == 503

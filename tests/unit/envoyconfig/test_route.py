@@ -207,6 +207,15 @@ def test_the_filters_are_told_what_to_take_off_and_rewrite() -> None:
     ]
 
 
+def test_a_route_wakes_the_scripts_it_needs_and_no_others() -> None:
+    """Routes 8.1: asleep, they cost other routes nothing."""
+    rewriting = route(rewrite_response_headers=(HeaderRewrite(header="Server", value="c"),))
+
+    assert built(route()).typed_per_filter_config.keys() == {EXT_AUTHZ}
+    assert built(rewriting).typed_per_filter_config.keys() == {EXT_AUTHZ, "pomerium.rewrite"}
+    assert built(route(kubernetes=True)).typed_per_filter_config.keys() == {EXT_AUTHZ, "pomerium.impersonation"}
+
+
 def test_a_context_holds_nothing_a_route_does_not_read() -> None:
     """What is in it throws every kept route away when it changes."""
     assert RouteContext.of(snapshot(log_level="debug")) == RouteContext.of(snapshot(timeout_read=timedelta(1)))
