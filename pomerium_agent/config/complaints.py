@@ -67,4 +67,6 @@ class Complaints:
 def shown(text: str) -> str:
     """An operator's text, fit for one line of a message: quoted, without control characters, cut when long."""
     cut = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
-    return '"' + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut) + '"'
+    if not cut.isprintable():  # rare, and every route is given a name that may be shown
+        cut = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+    return f'"{cut}"'

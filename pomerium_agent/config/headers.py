@@ -88,4 +88,5 @@ def parse_response_rewrites(
 
 
 def _plain(name: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in name[:60]) or '""'
+    cut = name[:60]
+    return (cut if cut.isprintable() else "".join(c if c.isprintable() else "?" for c in cut)) or '""'
