@@ -91,6 +91,8 @@ def main() -> None:
     if unknown:
         parser.error(f"no section is called {', '.join(unknown)}; there are: {', '.join(SECTIONS)}")
     chosen = [name for name in SECTIONS if name in options.sections or not options.sections]
+    if options.svg and "apply" not in chosen:
+        parser.error("--svg draws what the section apply finds: name it too")
     effort = QUICK if options.quick else FULL
     about = machine()
     print(about, flush=True)

@@ -15,7 +15,7 @@ from bench.report import Cell, Column, Section
 from bench.sized import Sized, ads_counters, open_sized, said, settled
 from pomerium_agent.demo.playground import ReplicaAt
 
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 5.0  # Envoy looks through its counters every five seconds
 WATCHED = ("console", "agent", "envoy")
 
 

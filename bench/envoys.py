@@ -9,9 +9,11 @@ from pathlib import Path
 from pomerium_agent.demo.playground import free_port
 from pomerium_agent.demo.processes import stop
 from pomerium_agent.envoy.binary import envoy_binary
+from pomerium_agent.errors import SettingsError
 
 TYPE = "type.googleapis.com/"
 READY_SECONDS = 20.0
+LOG_SHOWN = 2000  # characters
 
 
 @asynccontextmanager
@@ -39,17 +41,21 @@ async def run_envoy(directory: Path, name: str, resources: Mapping[str, object])
         await stop(process)
 
 
-async def until_listening(port: int) -> None:
-    """Return when something accepts connections on the port."""
-    async with asyncio.timeout(READY_SECONDS):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
+async def until_listening(port: int, log: Path | None = None) -> None:
+    """Return when something accepts connections on the port; SettingsError has the end of `log` otherwise."""
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    await asyncio.sleep(0.02)
+                else:
+                    writer.close()
+                    return
+    except TimeoutError as error:
+        said = await asyncio.to_thread(log.read_text, errors="replace") if log else "nothing was kept of what it said"
+        raise SettingsError(f"nobody listens on port {port}:\n{said[-LOG_SHOWN:]}") from error
 
 
 def listener(name: str, port: int, action: Mapping[str, object], tls: Mapping[str, str] | None = None) -> object:
@@ -99,7 +105,7 @@ async def run_upstream(directory: Path) -> AsyncIterator[int]:
     port = free_port()
     action = {"direct_response": {"status": 200, "body": {"inline_string": "hello"}}}
     async with run_envoy(directory, "upstream", {"listeners": [listener("upstream", port, action)]}):
-        await until_listening(port)
+        await until_listening(port, directory / "upstream.log")
         yield port
 
 
@@ -126,5 +132,5 @@ async def run_bare(directory: Path, upstream: int, tls: Mapping[str, str]) -> As
         "clusters": [cluster],
     }
     async with run_envoy(directory, "bare", resources) as pid:
-        await until_listening(port)
+        await until_listening(port, directory / "bare.log")
         yield port, pid

@@ -17,7 +17,7 @@ from pomerium_agent.demo.processes import base_environment
 from pomerium_agent.errors import SettingsError
 
 PATIENCE = 180.0
-POLL = 0.02
+POLL = 0.1  # each look costs the agent a millisecond, and it is measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
