@@ -50,7 +50,10 @@ async def bench_check(directory: Path, rounds: int, seconds: float, say: Callabl
                 [theirs / ours for ours, theirs in zip(costs["ours"], costs["grpc"], strict=True)]
             )
         },
-        notes=("the question is one that is allowed without policy; checks/s per core is what CPU per check allows.",),
+        notes=(
+            "the question is one of the cheapest, a page of the agent's own, and nothing is logged: this compares the",
+            "servers; what a check costs in all is in decide and authz. checks/s per core: what CPU per check allows.",
+        ),
     )
 
 
