@@ -104,7 +104,9 @@ class AdsStream:
                 break  # what they refer to must be there first
             self._send_updates(url, responses)
         for url, before in ((ROUTES, ()), (LISTENER, (ROUTES,)), (CLUSTER, (ROUTES, LISTENER)), (SECRET, (CLUSTER,))):
-            if all(self._quiet(other, removals=True) for other in before):
+            # An Envoy that resumes asks for one type after the other. Before it has asked for routes we do not know
+            # which ones it has, nor what they name.
+            if all(other in self._types and self._quiet(other, removals=True) for other in before):
                 self._send_removals(url, responses)
         return responses
 

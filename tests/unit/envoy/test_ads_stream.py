@@ -353,3 +353,27 @@ def test_what_is_sent_is_counted_by_type() -> None:
     counted = peer.state.counters
     assert (counted["clusters_sent"], counted["listeners_sent"], counted["routes_sent"]) == (2, 1, 1)
     assert (counted["clusters_acks"], counted["clusters_nacks"]) == (1, 0)
+
+
+def test_nothing_is_removed_before_a_resuming_envoy_has_said_which_routes_it_has() -> None:
+    """R-20: it asks for clusters first, and the routes in force may still name what is to go."""
+    stream = AdsStream(state_with(resources({"a": "1"}, routes="2")))
+
+    sent_first = stream.receive(
+        Request(type_url=CLUSTER, initial_resource_versions={"a": named("a").version, "b": named("b").version})
+    )
+    stream.receive(
+        Request(type_url=LISTENER, initial_resource_versions={"https-ingress": named("https-ingress").version})
+    )
+    then = stream.receive(
+        Request(
+            type_url=ROUTES,
+            resource_names_subscribe=["main"],
+            initial_resource_versions={"main": named("main").version},
+        )
+    )
+    last = stream.receive(Request(type_url=ROUTES, response_nonce=then[0].nonce))
+
+    assert sent_first == []
+    assert kinds(then) == ["RouteConfiguration"]
+    assert [list(response.removed_resources) for response in last] == [["b"]]
