@@ -1,9 +1,17 @@
 """Fixtures that every test may use: values and factories, no services (those are opened in the test's body)."""
 
+import os
 import socket
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
+
+# No example is timed: the machine may be busy. CI draws the same examples every time, so that it judges the change
+# and not its luck; everywhere else each run looks at new ones.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture
