@@ -169,7 +169,7 @@ class _Peer(asyncio.Protocol):
         """An error in one check fails that call, closed, and leaves the calls of other visitors alone."""
         try:
             yield
-        except Exception:
+        except Exception:  # the edge of one check: whatever is wrong in it fails this call, and Envoy answers 503 (A-2)
             log.exception("check failed")
             self._connection.fail(call.stream, GrpcStatus.INTERNAL, "the check failed; the agent's log says why")
 
