@@ -1,0 +1,1 @@
+"""What one host hands to another through a visitor's browser: signed URLs, sealed queries, derived keys. Pure."""

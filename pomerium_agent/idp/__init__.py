@@ -1,0 +1,1 @@
+"""Identity providers: how to ask each of them who somebody is."""
