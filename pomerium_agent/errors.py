@@ -12,6 +12,8 @@ AgentError
 ├── ConfigRejected     a bundle does not hold together         → report it, keep the last good one
 ├── RecordNotFound     no such record
 ├── BearerRejected     a visitor's token is not valid      → 403, nothing else is tried
+├── HandoffRejected    a browser brought what we cannot believe → an error page, no session
+│   └── HandoffExpired     it is too old, or from the future
 ├── LeaseTaken         another replica does the job            → wait for our turn
 └── InvalidRequest     a caller's arguments make no sense      → tell the caller, change nothing
     └── Unsupported    they would make sense, but nobody does it
@@ -66,6 +68,14 @@ class RecordNotFound(AgentError):
 
 class BearerRejected(AgentError):
     """A bearer token, on a route that reads them, is not valid (A-9); the text never quotes it."""
+
+
+class HandoffRejected(AgentError):
+    """What a browser brought from another host is damaged, changed, or not from whom it should be (N-6)."""
+
+
+class HandoffExpired(HandoffRejected):
+    """It is genuine, and too old, or the clocks of two machines differ (N-4)."""
 
 
 class LeaseTaken(AgentError):
