@@ -8,6 +8,9 @@ AgentError
 │   ├── DatabrokerUnavailable
 │   ├── ProviderUnavailable
 │   └── EnvoyUnavailable
+├── ProviderRefused    an identity provider says no for good   → log in again; name the setting if it is ours
+│   └── GrantEnded     what it had granted is over             → the session ends, nobody is to blame
+├── NotBelieved        its answer cannot be what it should be  → refuse the login, tell the operator
 ├── CursorExpired      our place in the change log is gone     → read it all again
 ├── ConfigRejected     a bundle does not hold together         → report it, keep the last good one
 ├── RecordNotFound     no such record
@@ -52,6 +55,18 @@ class ProviderUnavailable(Retryable):
 
 class EnvoyUnavailable(Retryable):
     """Envoy does not run, or does not answer on its admin socket."""
+
+
+class ProviderRefused(AgentError):
+    """An identity provider understood the question and says no, for a reason that waiting does not mend."""
+
+
+class GrantEnded(ProviderRefused):
+    """A code, refresh token or access token is used up, expired or revoked (`invalid_grant`; authenticate 7.3)."""
+
+
+class NotBelieved(AgentError):
+    """An answer in the name of an identity provider fails a check (signature, nonce, subject, …)."""
 
 
 class CursorExpired(AgentError):
