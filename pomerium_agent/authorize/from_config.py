@@ -1,17 +1,17 @@
 """The configuration in force, as authorization needs it. Pure but for what it remembers of the last one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, Branding, RouteRules, Rules
-from pomerium_agent.config.login import Flow, provider_of
+from pomerium_agent.config.hosts import provider_of_route, providers_of_hosts
+from pomerium_agent.config.login import Flow
 from pomerium_agent.config.snapshot import (
     BearerFormat,
     ConfigSnapshot,
     Forward,
     LoadBalancing,
-    MatchKind,
     Route,
     Settings,
     Unavailable,
@@ -22,7 +22,6 @@ from pomerium_agent.sessions import bearer
 from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.signer import Signer, read_signer
 
-OWN_PATH = "/.pomerium/"
 _AFFINE = (LoadBalancing.RING_HASH, LoadBalancing.MAGLEV)
 _FORMATS: Mapping[BearerFormat, bearer.BearerFormat] = {
     BearerFormat.ACCESS_TOKEN: bearer.BearerFormat.ACCESS_TOKEN,
@@ -59,7 +58,9 @@ class RulesBuilder:
             authenticate_url=settings.login.authenticate_url,
             stateless=settings.login.flow is Flow.STATELESS,
             default_idp_id=settings.login.provider.id,
-            idp_of_host=MappingProxyType(_idp_of_host(snapshot.routes, routes, settings.login.provider.id)),
+            idp_of_host=MappingProxyType(
+                {host: each.id for host, each in providers_of_hosts(snapshot.routes, settings.login).items()}
+            ),
             jwt_claims_headers=settings.jwt_claims_headers,
             signer=read_signer(settings.signing_key.encode()) if settings.signing_key else self.signer,
             log_fields=DEFAULT_LOG_FIELDS if settings.authorize_log_fields is None else settings.authorize_log_fields,
@@ -92,22 +93,10 @@ def _route(route: Route, settings: Settings) -> RouteRules:
         kubernetes=route.kubernetes,
         affinity=upstream is not None and upstream.load_balancing in _AFFINE,
         depends_on=access.depends_on,
-        idp_id=provider_of(settings.login, access.idp_client_id, access.idp_client_secret).id,
+        idp_id=provider_of_route(route, settings.login).id,
         client_ca=access.client_ca,
         stat_name=route.stat_name,
     )
-
-
-def _idp_of_host(routes: Iterable[Route], rules: Mapping[str, RouteRules], default: str) -> dict[str, str]:
-    """By host, where it is not the default one: whose sessions count on our own pages of that host.
-
-    They are the first route's in matching order that would take such a page's path, had it no place of its own.
-    """
-    first: dict[str, str] = {}
-    for route in routes:
-        if route.id in rules and (route.match.kind is MatchKind.REGEX or OWN_PATH.startswith(route.match.value)):
-            first.setdefault(route.source.host, rules[route.id].idp_id)
-    return {host: idp_id for host, idp_id in first.items() if idp_id != default}
 
 
 def _bearer(route: Route, settings: Settings) -> BearerRule | None:
