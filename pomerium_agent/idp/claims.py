@@ -1,4 +1,4 @@
-"""What must be true of the claims of ID tokens, userinfo and logout tokens (authenticate 6.1, 10; OIDC Core 3.1.3.7). Pure.
+"""What must be true of the claims of ID tokens, userinfo and logout tokens (authenticate 6.1, 10). Pure.
 
 Every check raises NotBelieved, whose text names the provider and the claim and never a value that came with it.
 """
