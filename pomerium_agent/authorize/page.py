@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pomerium_agent.look.branding import PLAIN, Branding
 from pomerium_agent.look.markdown import render_markdown
@@ -29,6 +30,8 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src https: http: data:; base-uri 'none'; form-action 'none'"
 )
 
+_GAP = Html("\0")  # which no text on a page can hold
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
@@ -45,21 +48,28 @@ class Page:
 
 def render_page(page: Page) -> str:
     """The page as HTML. Nothing in it can be written by the visitor; it loads nothing but a chosen logo (A-17)."""
-    first = page.branding.first_paragraph if page.status != 302 else ""
-    return single(
-        f"{page.status} {page.title}",
-        tag("p", str(page.status), class_="status"),
-        tag("h1", page.title),
-        _markdown(first),
-        tag("p", TEXTS.get(page.status, "This request cannot be served.")),
-        tag("p", HINTS[page.status], class_="soft") if page.status in HINTS else NOTHING,
-        actions(Action("Sign in", page.action_url) if page.action_url else None),
-        _traces(page.traces),
-        _foot(page),
-        branding=page.branding,
+    before, after = _frame(page.status, page.title, page.branding)
+    action = actions(Action("Sign in", page.action_url)) if page.action_url else NOTHING
+    return "".join((before, action, _traces(page.traces), _foot(page), after))
+
+
+@lru_cache(maxsize=64)
+def _frame(status: int, title: str, branding: Branding) -> tuple[str, str]:
+    """What all pages of one status have in common: what comes before the facts of this request, and what after."""
+    html = single(
+        f"{status} {title}",
+        tag("p", str(status), class_="status"),
+        tag("h1", title),
+        _markdown(branding.first_paragraph if status != 302 else ""),
+        tag("p", TEXTS.get(status, "This request cannot be served.")),
+        tag("p", HINTS[status], class_="soft") if status in HINTS else NOTHING,
+        _GAP,
+        branding=branding,
         roomy=True,
         policy=POLICY,
     )
+    before, _, after = html.partition(_GAP)
+    return before, after
 
 
 def _foot(page: Page) -> Html:

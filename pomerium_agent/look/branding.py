@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pomerium_agent.look.markup import NOTHING, Html, is_picture, tag
+from pomerium_agent.look.markup import NOTHING, Html, is_picture, tag, text
 
 _COLOR = re.compile(
     r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})|[a-zA-Z]{3,24}|(?:rgb|hsl)a?\([0-9.,%/ ]{1,40}\)"
@@ -54,13 +54,8 @@ def logo(branding: Branding) -> Html:
 
 def favicon(branding: Branding) -> Html:
     """The organisation's, or explicitly none, so that no browser goes looking for one behind the login."""
-    if is_picture(branding.favicon_url):
-        return Html(f'<link rel="icon" href="{_quoted(branding.favicon_url)}">\n')
-    return Html('<link rel="icon" href="data:,">\n')
-
-
-def _quoted(url: str) -> str:
-    return url.replace("&", "&amp;")  # is_picture lets no quote and no bracket through
+    url = branding.favicon_url if is_picture(branding.favicon_url) else "data:,"
+    return Html(f'<link rel="icon" href="{text(url)}">\n')
 
 
 def _derived(color: str, scheme: str) -> str:
