@@ -10,7 +10,8 @@ from pomerium_agent.authorize.accept import preferred, wants_page
 from pomerium_agent.authorize.decide import Case, Decision
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.rules import Rules
-from pomerium_agent.authorize.urls import current_url, page_url, signed_url
+from pomerium_agent.authorize.urls import current_url, page_url
+from pomerium_agent.handoff.signed import signed_url
 from pomerium_agent.policy import Kind
 from pomerium_agent.sessions.sources import Presented
 
