@@ -21,13 +21,33 @@ CLOCK_SECONDS = 60
 
 
 class Cause(Enum):
-    """What may be wrong, as far as the request shows it."""
+    """What may be wrong, as far as the request shows it, and what helps."""
 
-    NO_COOKIE = "no-cookie"  # the session cookie does not arrive
-    FOREIGN_COOKIE = "foreign-cookie"  # it is none of this cluster
-    OTHER_PROVIDER = "other-provider"  # of another login than this route wants
-    CLOCK = "clock"  # from the future, or too old, though it is new
-    NO_SESSION = "no-session"  # genuine, but nobody knows the session
+    NO_COOKIE = (
+        "The session cookie does not come back",
+        "Allow cookies for this site and turn off extensions that remove them, and try again. Whoever runs the site: "
+        "cookie_domain must cover this host, and a cookie above 4 KB is dropped by browsers.",
+    )
+    FOREIGN_COOKIE = (
+        "The session cookie is not of this site",
+        "Delete the cookies of this site and try again. Whoever runs the site: replicas with different shared secrets "
+        "on one host, or another product with a cookie of the same name, do this.",
+    )
+    OTHER_PROVIDER = (
+        "You are signed in with another identity provider",
+        "This route wants its own sign-in. Whoever runs the site: the provider settings differ between the replica "
+        "that signed you in and this one, or a route overrides idp_client_id.",
+    )
+    CLOCK = (
+        "A clock is wrong",
+        "Your new session looks as if it had expired, or were from the future. Whoever runs the site: compare the "
+        "clocks of the replicas.",
+    )
+    NO_SESSION = (
+        "Your session is not known here",
+        "It was ended, or has not arrived here yet. Try again in a minute. Whoever runs the site: see whether the "
+        "replicas share one databroker and can reach it.",
+    )
 
 
 class LoopDetector:

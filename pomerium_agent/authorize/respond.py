@@ -9,6 +9,7 @@ from pomerium_agent.authorize.decide import CERTIFICATE_TEXT, Case, Decision
 from pomerium_agent.authorize.login import Denial, is_form, is_grpc, is_grpc_web
 from pomerium_agent.authorize.page import Page, render_page
 from pomerium_agent.authorize.rules import Rules
+from pomerium_agent.look import Cause, login_loop, render_message
 from pomerium_agent.pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
@@ -93,6 +94,17 @@ def _kubernetes(denial: Denial) -> str:
 
 def _page(case: Case, decision: Decision, denial: Denial, rules: Rules) -> str:
     """Reasons stay inside, unless the route wants its visitors to know them (A-17)."""
+    if denial.causes:
+        found = [Cause(*cause.value) for cause in denial.causes]
+        return render_message(
+            login_loop(
+                found,
+                host=case.question.url_host,
+                retry=denial.login_url,
+                request_id=case.question.request_id,
+                branding=rules.branding,
+            )
+        )
     resolved, route = case.who.resolved, case.route
     return render_page(
         Page(

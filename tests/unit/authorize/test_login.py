@@ -145,6 +145,10 @@ async def test_a_browser_that_goes_round_in_circles_gets_a_page() -> None:
             statuses.append(sent(here, browser))
             await here.stage.clock.advance(2)
         assert statuses == [302] * ALLOWED + [429]
+        page = here.ask("/", {**PAGE, **browser})
+        assert "The session cookie does not come back" in page.body
+        assert "req-1" in page.body
+        assert "location" not in page.headers
         assert sent(here, browser, route_id="r2") == 302
         assert sent(here, {"cookie": f"__Host-_pomerium_login={nonce.new_cookie()}"}) == 302
         await here.stage.clock.advance(61)
