@@ -28,6 +28,7 @@ class Answer:
     status: int
     media_type: str = ""
     max_age: int | None = None
+    rate_limited: bool = False  # the headers say that a refusal is about how many questions were asked
     body: bytes = b""
 
     def json(self) -> dict[str, Any]:
@@ -69,6 +70,7 @@ async def ask(
                     status=status,
                     media_type=response.content_type.lower(),
                     max_age=int(age[1]) if age else None,
+                    rate_limited=_rate_limited(response.headers),
                     body=await _read(response, url),
                 )
             target = response.headers.get("Location", "")
@@ -108,6 +110,10 @@ def check_url(url: str) -> None:
         raise ProviderUnavailable(f"{url!r} must be an https URL (http on loopback only)")
     if "@" in parts.netloc:
         raise ProviderUnavailable(f"the URL of {host} must not carry a user name or password")
+
+
+def _rate_limited(headers: Mapping[str, str]) -> bool:
+    return "Retry-After" in headers or headers.get("X-RateLimit-Remaining") == "0"
 
 
 def _same_origin(url: str, target: str) -> bool:

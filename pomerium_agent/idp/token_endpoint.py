@@ -67,7 +67,7 @@ class Client:
             if isinstance(error, GrantEnded):  # it knew who asked
                 self._style = style
                 raise error
-            refused = refused or error
+            refused = error if refused is None or isinstance(error, ProviderRefused) else refused
         raise refused or ProviderUnavailable(f"{self._provider} was not asked")
 
     def _styles(self, methods: tuple[str, ...] | None) -> tuple[Style, ...]:
