@@ -18,7 +18,7 @@ from pomerium_agent.config.snapshot import (
 )
 from pomerium_agent.config.templates import parse_template
 from pomerium_agent.envoyconfig.route import checksum
-from pomerium_agent.look.branding import Branding
+from pomerium_agent.look.branding import read_branding
 from pomerium_agent.sessions import bearer
 from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.signer import Signer, read_signer
@@ -65,7 +65,7 @@ class RulesBuilder:
             jwt_claims_headers=settings.jwt_claims_headers,
             signer=read_signer(settings.signing_key.encode()) if settings.signing_key else self.signer,
             log_fields=DEFAULT_LOG_FIELDS if settings.authorize_log_fields is None else settings.authorize_log_fields,
-            branding=_branding(settings.branding),
+            branding=read_branding(settings.branding),
         )
 
     def public_keys(self, rules: Rules) -> tuple[Mapping[str, str], ...]:
@@ -106,15 +106,3 @@ def _bearer(route: Route, settings: Settings) -> BearerRule | None:
     if known is None:
         return None
     return BearerRule(format=known, authenticate_url=settings.login.internal_url)
-
-
-def _branding(words: Mapping[str, str]) -> Branding:
-    return Branding(
-        primary_color=words.get("primary_color", ""),
-        secondary_color=words.get("secondary_color", ""),
-        dark_primary_color=words.get("darkmode_primary_color", ""),
-        dark_secondary_color=words.get("darkmode_secondary_color", ""),
-        logo_url=words.get("logo_url", ""),
-        favicon_url=words.get("favicon_url", ""),
-        first_paragraph=words.get("error_message_first_paragraph", ""),
-    )

@@ -2,6 +2,7 @@
 
 import colorsys
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -32,6 +33,19 @@ class Branding:
 
 
 PLAIN = Branding()
+
+
+def read_branding(words: Mapping[str, str]) -> Branding:
+    """By the names that the settings have for it."""
+    return Branding(
+        primary_color=words.get("primary_color", ""),
+        secondary_color=words.get("secondary_color", ""),
+        dark_primary_color=words.get("darkmode_primary_color", ""),
+        dark_secondary_color=words.get("darkmode_secondary_color", ""),
+        logo_url=words.get("logo_url", ""),
+        favicon_url=words.get("favicon_url", ""),
+        first_paragraph=words.get("error_message_first_paragraph", ""),
+    )
 
 
 @lru_cache(maxsize=64)
