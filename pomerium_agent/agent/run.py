@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import structlog
 
 from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
-from pomerium_agent.authenticate import PublicKeys, serve_pages
+from pomerium_agent.agent.outside import open_outside
+from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.config import open_config
@@ -24,6 +26,8 @@ from pomerium_agent.envoy.ads_server import AdsServer, serve_ads
 from pomerium_agent.envoy.binary import envoy_binary
 from pomerium_agent.envoyconfig import LocalAddresses, build_bootstrap, envoy_arguments
 from pomerium_agent.errors import EnvoyUnavailable
+from pomerium_agent.handoff.keys import hosted_client_key
+from pomerium_agent.idp import Providers
 from pomerium_agent.runtime.clock import Clock, SystemClock
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
@@ -72,6 +76,7 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
         rules = Latest(NO_RULES)  # nobody gets in before there is a configuration
         signer = Signer(link.secrets.signing_key)
         keys: Latest[PublicKeys] = Latest((signer.jwk,))
+        site = Latest(Site())  # and nobody can log in
         async with (
             open_databroker(bootstrap.storage_connection, clock, health) as databroker,
             run_jobs(link, databroker),
@@ -80,7 +85,22 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
             serve_authorize(
                 sockets["authorize"], Checker(rules, sessions, clock, access=access, denials=board.denials).check
             ),
-            serve_pages(sockets["pages"], keys=keys),
+            open_outside() as outside,
+            open_server_key(site, outside, clock) as server_key,
+            serve_pages(
+                sockets["pages"],
+                keys=keys,
+                desk=Desk(
+                    site=site,
+                    sessions=sessions,
+                    backend=databroker,
+                    http=outside,
+                    clock=clock,
+                    providers=_providers(outside, clock, bootstrap.shared_secret),
+                    server_key=server_key,
+                    open_verification=settings.local.open_token_verification,
+                ),
+            ),
             _run_envoy(settings, board, keeper, clock) as (ads, admin),
         ):
             # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
@@ -90,8 +110,14 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
                 databroker, clock=clock, health=health, local=settings.local, secret=bootstrap.shared_secret
             ) as config:
                 builder = RulesBuilder(shared_key=bootstrap.shared_secret, signer=signer)
-                feeder = Feeder(config, ads, await _local_addresses(settings.runtime_dir), board, rules, keys, builder)
+                feeder = Feeder(
+                    config, ads, await _local_addresses(settings.runtime_dir), board, rules, keys, builder, site
+                )
                 await _feed_envoy(feeder, admin, board, keeper, clock)
+
+
+def _providers(http: aiohttp.ClientSession, clock: Clock, shared_secret: bytes) -> Providers:
+    return Providers(http, clock, client_key=hosted_client_key(shared_secret).private_bytes_raw())
 
 
 async def _first_bootstrap(link: Link) -> BootstrapConfig:

@@ -13,12 +13,18 @@ MAX_SAME_NAME = 8  # cookies of one name that are looked at; a browser has one, 
 MAX_COOKIE = 8192  # characters of a value that may be one of ours
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Visit:
-    """`site` is the configuration for the whole of the request, whatever comes meanwhile."""
+    """`site` is the configuration for the whole of the request, whatever comes meanwhile.
+
+    `retry` and `parting_cookies` are for the page that says what went wrong, once it is known where the visitor may
+    be sent to try again, and what their browser should forget.
+    """
 
     request: web.Request = field(repr=False)
     site: Site
+    retry: str = ""
+    parting_cookies: list[str] = field(default_factory=list)
 
     @cached_property
     def host(self) -> str:

@@ -1,6 +1,7 @@
 """Bearer tokens of others, on routes that read them: verified, and turned into ordinary sessions (authorize 4.2)."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import aiohttp
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, RecordNotFound
+from pomerium_agent.handoff.proof import HEADER as PROOF
+from pomerium_agent.handoff.proof import make_proof
 from pomerium_agent.idp.fetch import fetch_json
 from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.idp.signed import MAX_TOKEN
@@ -59,12 +62,21 @@ def bearer_session_id(namespace: uuid.UUID, name: str, token: str) -> str:
 
 
 class Bearers:
-    """Finds or makes the session behind a bearer token."""
+    """Finds or makes the session behind a bearer token. `shared_key` proves which cluster asks about one (N-48)."""
 
-    def __init__(self, *, sessions: Sessions, backend: Backend, http: aiohttp.ClientSession, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        backend: Backend,
+        http: aiohttp.ClientSession,
+        clock: Clock,
+        shared_key: bytes = b"",
+    ) -> None:
         self._sessions = sessions
         self._backend = backend
         self._http = http
+        self._shared_key = shared_key
         self._clock = clock
         self._jwks = JwksCache(http, clock)
         self._questions = asyncio.Semaphore(QUESTIONS)
@@ -121,8 +133,10 @@ class Bearers:
         """The claims, by the word of the authenticate service (authenticate 8.7)."""
         path, name = ("verify-access-token", "accessToken") if access else ("verify-identity-token", "identityToken")
         url = f"{rule.authenticate_url.rstrip('/')}/.pomerium/{path}"
+        question = json.dumps({name: token, "identityProviderId": rule.idp_id}).encode()
+        proof = make_proof(self._shared_key, f"/.pomerium/{path}", question, self._clock.now())
         async with self._questions:
-            answer = await fetch_json(self._http, url, post={name: token, "identityProviderId": rule.idp_id})
+            answer = await fetch_json(self._http, url, post=question, headers={PROOF: proof})
         claims = answer.get("claims")
         if answer.get("valid") is not True:
             raise BearerRejected("the authenticate service does not accept the bearer token")

@@ -100,14 +100,17 @@ class HostileProvider:
 
         self.answers[path] = answer
 
-    def stall(self, path: str) -> None:
-        """From now on that place accepts questions and says nothing."""
+    def stall(self, path: str) -> asyncio.Event:
+        """From now on that place accepts questions and says nothing; the event tells that somebody waits."""
+        somebody_waits = asyncio.Event()
 
         async def answer(_: web.Request) -> web.Response:
+            somebody_waits.set()
             await asyncio.Event().wait()
             raise AssertionError
 
         self.answers[path] = answer
+        return somebody_waits
 
     def token(self, access_token: str = "", **changes: Any) -> str:
         """A token for the usual person and client."""

@@ -282,6 +282,17 @@ async def test_under_azures_url_for_all_an_access_token_must_be_meant_for_us() -
             await here.provider.verify_access_token(here.idp.token(**tenant, aud="api://y"))
 
 
+async def test_under_azures_url_for_all_any_tenant_may_send_the_callback() -> None:
+    """RFC 9207."""
+    async with scene("azure", "/common/v2.0").open() as here:
+        stands_for(here)
+        await here.provider.check_callback_issuer(f"{here.idp.origin}/{TENANT}/v2.0")
+        await here.provider.check_callback_issuer("")
+        for issuer in (f"https://evil.example/{TENANT}/v2.0", f"{here.idp.origin}/other/v2.0", "x"):
+            with pytest.raises(NotBelieved, match="iss"):
+                await here.provider.check_callback_issuer(issuer)
+
+
 # --- apple ----------------------------------------------------------------------------------------------
 
 
@@ -558,6 +569,9 @@ async def test_the_hosted_service_needs_the_key_of_the_cluster() -> None:
         ({"type": "facebook", "client_id": "c"}, "idp_provider"),
         ({"type": "oidc", "client_id": "c"}, "idp_provider_url"),
         ({"type": "okta", "client_id": "c"}, "idp_provider_url"),
+        ({"type": "oidc", "client_id": "c", "url": "http://idp.example.com"}, "idp_provider_url"),
+        ({"type": "oidc", "client_id": "c", "url": "https://["}, "idp_provider_url"),
+        ({"type": "oidc", "client_id": "c", "url": "https://a:b@idp.example.com"}, "idp_provider_url"),
         ({"type": "google"}, "idp_client_id"),
         ({"type": "github"}, "idp_client_id"),
     ],
