@@ -10,28 +10,25 @@ from typing import Any, TypeGuard
 from weakref import WeakValueDictionary
 
 import aiohttp
-from google.protobuf.struct_pb2 import ListValue
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, RecordNotFound
 from pomerium_agent.idp.fetch import fetch_json
 from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.idp.signed import MAX_TOKEN
-from pomerium_agent.pb.pomerium import session_pb2, user_pb2
-from pomerium_agent.records import Record, pack, unpack
+from pomerium_agent.pb.pomerium import session_pb2
 from pomerium_agent.runtime.clock import Clock
-from pomerium_agent.sessions.claims import flatten, thaw
-from pomerium_agent.sessions.entries import SESSION, USER
+from pomerium_agent.sessions.entries import SESSION
 from pomerium_agent.sessions.handle import Handle
 from pomerium_agent.sessions.identity import Resolved, resolve
 from pomerium_agent.sessions.jwt import JwtProvider, verify_jwt
 from pomerium_agent.sessions.live import Sessions
+from pomerium_agent.sessions.writing import WRITE_SECONDS, set_claims, write_session
 
 ACCESS_TOKENS = uuid.UUID("0194f6f8-e760-76a0-8917-e28ac927a34d")
 IDENTITY_TOKENS = uuid.UUID("0194f6f9-aec0-704e-bb4a-51054f17ad17")
 JWTS = uuid.UUID("0195a000-a000-7000-8000-00000000a01a")
 QUESTIONS = 32  # verifications under way at the authenticate service at one time
-WRITE_SECONDS = 5.0
 
 
 class BearerFormat(StrEnum):
@@ -149,43 +146,20 @@ class Bearers:
         session.expires_at.FromDatetime(_time(claims, "exp") or now + rule.cookie_expire)
         session.accessed_at.FromDatetime(now)
         try:
-            for key, values in flatten(claims).items():
-                listed = ListValue()
-                listed.extend(thaw(list(values)))
-                session.claims[key].CopyFrom(listed)
-        except (ValueError, OverflowError, TypeError, RecursionError):  # what no protobuf can hold
+            set_claims(session.claims, claims)
+        except ValueError:
             raise BearerRejected("the claims of the bearer token cannot be kept") from None
         return session
 
     async def _write(self, session: session_pb2.Session, claims: Mapping[str, Any]) -> Resolved | None:
         """Write user and session together, and see to it that they are read from now on."""
-        try:
-            async with asyncio.timeout(WRITE_SECONDS):
-                user = await self._user(session.user_id)
-                user.name = _claim(claims, "name") or user.name
-                user.email = _claim(claims, "email") or user.email
-                written = await self._backend.put(
-                    [
-                        Record(type=USER, id=user.id, data=pack(user)),
-                        Record(type=SESSION, id=session.id, data=pack(session)),
-                    ]
-                )
-        except TimeoutError:
-            raise DatabrokerUnavailable(f"a session was not written within {WRITE_SECONDS:g} s") from None
+        written = await write_session(self._backend, session, claims, keep_claims=False)
         hint = Handle(
             id=session.id,
             databroker_server_version=written.server_version,
             databroker_record_version=written.records[-1].version,
         )
         return await self._existing(session.id, hint)
-
-    async def _user(self, id: str) -> user_pb2.User:
-        """The user's record as it is: someone who also logs in keeps their claims and devices."""
-        try:
-            record = await self._backend.get(USER, id)
-        except RecordNotFound:
-            return user_pb2.User(id=id)
-        return unpack(record.data, user_pb2.User) or user_pb2.User(id=id)
 
     async def _exists(self, id: str) -> bool:
         """Also when another replica wrote it a moment ago."""
@@ -215,11 +189,6 @@ class Bearers:
         if lock is None:
             lock = self._locks[id] = asyncio.Lock()
         return lock
-
-
-def _claim(claims: Mapping[str, Any], name: str) -> str:
-    value = claims.get(name)
-    return value if _is_text(value) else ""
 
 
 def _is_text(value: object) -> TypeGuard[str]:
