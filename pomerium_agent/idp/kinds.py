@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from pomerium_agent.errors import SettingsError
+from pomerium_agent.errors import ProviderUnavailable, SettingsError
+from pomerium_agent.idp.fetch import check_url
 from pomerium_agent.idp.settings import NOTHING, ProviderSettings
 
 OIDC_SCOPES = ("openid", "profile", "email", "offline_access")
@@ -86,10 +87,14 @@ def kind_of(settings: ProviderSettings) -> Kind:
 
 
 def issuer_of(kind: Kind, settings: ProviderSettings) -> str:
-    """Where the provider is. Raises SettingsError when that must be said and is not."""
+    """Where the provider is. Raises SettingsError when that must be said and is not, or is said wrongly."""
     issuer = settings.url or kind.issuer
     if not issuer:
         raise SettingsError(f"idp_provider_url must be set for idp_provider {kind.name}")
+    try:
+        check_url(issuer)
+    except ProviderUnavailable as error:
+        raise SettingsError(f"idp_provider_url: {error}") from None
     if kind.name == "auth0" and not issuer.endswith("/"):
         return f"{issuer}/"
     return issuer
