@@ -19,6 +19,7 @@ from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
+from pomerium_agent.authorize.login import SignInLinks
 from pomerium_agent.config import open_config
 from pomerium_agent.databroker import open_databroker
 from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
@@ -82,11 +83,19 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
             run_jobs(link, databroker),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
-            serve_authorize(
-                sockets["authorize"], Checker(rules, sessions, clock, access=access, denials=board.denials).check
-            ),
             open_outside() as outside,
             open_server_key(site, outside, clock) as server_key,
+            serve_authorize(
+                sockets["authorize"],
+                Checker(
+                    rules,
+                    sessions,
+                    clock,
+                    access=access,
+                    denials=board.denials,
+                    sign_in_url=SignInLinks(server_key.latest, full_version()),
+                ).check,
+            ),
             serve_pages(
                 sockets["pages"],
                 keys=keys,

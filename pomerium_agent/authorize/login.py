@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
 from pomerium_agent.authorize.accept import preferred, wants_page
 from pomerium_agent.authorize.decide import Case, Decision
@@ -15,32 +14,18 @@ from pomerium_agent.authorize.rules import Rules
 from pomerium_agent.authorize.urls import current_url, page_url
 from pomerium_agent.errors import HandoffRejected
 from pomerium_agent.handoff import nonce
-from pomerium_agent.handoff.keys import hpke_key
-from pomerium_agent.handoff.sealed import lifetime, seal_query
+from pomerium_agent.handoff.sign_in import SignIn, stateful_url, stateless_url
 from pomerium_agent.handoff.signed import signed_url
 from pomerium_agent.policy import Kind
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.sessions.sources import Presented, find_cookie
 
-MAX_ADDITIONAL_HOSTS = 5
-SIGN_IN = "/.pomerium/sign_in"
 LOOP = "Signing in leads nowhere"
 NO_LOGIN = "Nobody can sign in just now"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class SignIn(NamedTuple):
-    """What the login has to know of the request that needs it."""
-
-    return_url: str
-    callback_url: str  # ours, with the echo of the browser's cookie in it
-    idp_id: str
-    additional_hosts: tuple[str, ...]
-    traceparent: str
-    now: datetime
-
-
-SignInUrl = Callable[[Rules, SignIn], str]  # empty: nobody can sign in
+SignInUrl = Callable[[Rules, SignIn, datetime], str]  # empty: nobody can sign in now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,44 +51,32 @@ class SignInLinks:
         self._server_key = server_key
         self._version = version
 
-    def __call__(self, rules: Rules, sign_in: SignIn) -> str:
+    def __call__(self, rules: Rules, sign_in: SignIn, now: datetime) -> str:
         """Empty when nobody can sign in now."""
         if not rules.stateless:
-            return signed_sign_in(rules, sign_in)
+            return signed_sign_in(rules, sign_in, now)
         receiver = self._server_key.value
         if receiver is None or not rules.shared_key:
             return ""
-        parameters = [
-            *_parameters(sign_in),
-            ("pomerium_version", self._version),
-            ("pomerium_request_uuid", str(uuid.uuid4())),
-            *lifetime(sign_in.now),
-        ]
         try:
-            query = seal_query(parameters, sender=hpke_key(rules.shared_key), receiver=receiver)
+            return stateless_url(
+                rules.authenticate_url,
+                sign_in,
+                shared_secret=rules.shared_key,
+                server_key=receiver,
+                now=now,
+                version=self._version,
+                request_uuid=str(uuid.uuid4()),
+            )
         except HandoffRejected:  # it is no key
             return ""
-        return f"{rules.authenticate_url}{SIGN_IN}?{query}"
 
 
-def signed_sign_in(rules: Rules, sign_in: SignIn) -> str:
+def signed_sign_in(rules: Rules, sign_in: SignIn, now: datetime) -> str:
     """The start of the stateful flow: a URL of the authenticate service, signed with the shared key."""
     if not rules.authenticate_url or not rules.shared_key:
         return ""
-    hosts = ",".join(sign_in.additional_hosts[:MAX_ADDITIONAL_HOSTS])
-    parameters = [*_parameters(sign_in), ("pomerium_additional_hosts", hosts)]
-    return signed_url(f"{rules.authenticate_url}{SIGN_IN}", parameters, rules.shared_key, sign_in.now)
-
-
-def _parameters(sign_in: SignIn) -> list[tuple[str, str]]:
-    parameters = [
-        ("pomerium_callback_uri", sign_in.callback_url),
-        ("pomerium_idp_id", sign_in.idp_id),
-        ("pomerium_redirect_uri", sign_in.return_url),
-    ]
-    if sign_in.traceparent:
-        parameters.append(("pomerium_traceparent", sign_in.traceparent))
-    return parameters
+    return stateful_url(rules.authenticate_url, sign_in, shared_secret=rules.shared_key, now=now)
 
 
 def denial_of(
@@ -199,17 +172,14 @@ def _login(case: Case, rules: Rules, sign_in_url: SignInUrl, script: bool, cooki
     traceparent = question.headers.get("traceparent", "")
     return_url = page_url(question) if script else current_url(question)
     host = return_url.removeprefix("https://").partition("/")[0]
-    return sign_in_url(
-        rules,
-        SignIn(
-            return_url=return_url,
-            callback_url=nonce.callback_url(rules.shared_key, cookie, host),
-            idp_id=_idp_id(case, rules),
-            additional_hosts=route.depends_on if route is not None else (),
-            traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else "",
-            now=case.now,
-        ),
+    sign_in = SignIn(
+        redirect_uri=return_url,
+        callback_uri=nonce.callback_url(rules.shared_key, cookie, host),
+        idp_id=_idp_id(case, rules),
+        additional_hosts=route.depends_on if route is not None else (),
+        trace=(("pomerium_traceparent", traceparent),) if _TRACEPARENT.fullmatch(traceparent) else (),
     )
+    return sign_in_url(rules, sign_in, case.now)
 
 
 def _idp_id(case: Case, rules: Rules) -> str:
