@@ -85,7 +85,7 @@ def _route(route: Route, settings: Settings) -> RouteRules:
         kubernetes=route.kubernetes,
         affinity=upstream is not None and upstream.load_balancing in _AFFINE,
         depends_on=access.depends_on,
-        client_ca=access.client_ca,
+        client_trust=settings.client_certificates.trust(access.client_ca),
         stat_name=route.stat_name,
     )
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
 
+from pomerium_agent.config.trust import ClientCertificates
 from pomerium_agent.policy import RoutePolicy
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -254,7 +255,7 @@ class Access:
     """Who may use a route, and what is told of them. None means: as the settings say. By default, nobody may."""
 
     policy: RoutePolicy = NOBODY
-    client_ca: bool = False  # certificates are judged; this version cannot, so none is good
+    client_ca: str | None = None  # PEM, instead of the settings'; empty: it cannot be read, so no certificate is good
     show_error_details: bool = False
     issuer_uri: bool | None = None
     groups_filter: tuple[str, ...] = ()
@@ -412,6 +413,7 @@ class Settings:
     bearer_format: BearerFormat = BearerFormat.DEFAULT
     authorize_log_fields: tuple[str, ...] | None = None  # None: the usual ones
     branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
+    client_certificates: ClientCertificates = ClientCertificates()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
