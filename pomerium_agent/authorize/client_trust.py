@@ -98,7 +98,7 @@ def _authorities(trust: ClientTrust) -> _Authorities:
     for crl in read_crls(trust.crl):
         crls[crl.issuer] = (*crls.get(crl.issuer, ()), crl)
     names = tuple((each.type, whole_match(each.pattern)) for each in trust.names)
-    return _Authorities(certificates, Store(certificates), crls, names)
+    return _Authorities(certificates, Store(list(certificates)), crls, names)
 
 
 # --- the chain --------------------------------------------------------------------------------------

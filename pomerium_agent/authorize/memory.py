@@ -5,7 +5,8 @@ Only permissions are remembered. An answer depends on four things, and each of t
 - the rules: a memory belongs to one generation of them and goes with it (A-33);
 - the session: its version, which changes exactly when a record behind it does, is part of the key (A-32);
 - the request: every attribute that the route's policy or its headers read is part of the key;
-- time: each answer knows until when it is true, and the certificates behind it as well. What a policy decides by the time of day is not remembered.
+- time: each answer knows until when it is true, whatever it rests on: a session, an assertion, a client certificate.
+  What a policy decides by the time of day is not remembered.
 """
 
 from collections import OrderedDict

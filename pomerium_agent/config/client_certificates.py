@@ -66,7 +66,7 @@ def parse_client_ca(material: str | bytes) -> str:
 
 
 def parse_crl(material: str) -> str:
-    """Lists of revoked certificates, as PEM text; Envoy would take anything, in silence (routes 10). Raises Unusable."""
+    """Lists of revoked certificates, as PEM text; Envoy would take anything in silence. Raises Unusable."""
     text = pem_text(material)
     if not _CRL.search(text) or _CRL.sub("", text).strip():
         raise Unusable(

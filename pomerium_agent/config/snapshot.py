@@ -12,7 +12,7 @@ from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
 
-from pomerium_agent.config.trust import ClientCertificates
+from pomerium_agent.config.trust import NO_CLIENT_CERTIFICATES, ClientCertificates
 from pomerium_agent.policy import RoutePolicy
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -413,7 +413,7 @@ class Settings:
     bearer_format: BearerFormat = BearerFormat.DEFAULT
     authorize_log_fields: tuple[str, ...] | None = None  # None: the usual ones
     branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
-    client_certificates: ClientCertificates = ClientCertificates()
+    client_certificates: ClientCertificates = NO_CLIENT_CERTIFICATES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

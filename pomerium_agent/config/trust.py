@@ -65,3 +65,6 @@ class ClientCertificates:
         if not self.usable:
             return ClientTrust()
         return ClientTrust(ca=ca, crl=self.crl, names=self.names, max_depth=self.max_depth)
+
+
+NO_CLIENT_CERTIFICATES = ClientCertificates()
