@@ -30,7 +30,7 @@ MAX_DEPTH = 9  # what "no limit" comes to; no more certificates of a client are 
 MAX_RSA_BITS = 8192
 MAX_RSA_EXPONENT = 1 << 33
 _PURPOSES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
-_UTF8_STRING = 0x0C
+_UTF8_STRING, _ENDLESS = 0x0C, 0x80  # a tag, and a length that DER does not have
 _UPN = x509.ObjectIdentifier(UPN_OID)
 
 
@@ -213,7 +213,7 @@ def _names(found: x509.SubjectAlternativeName) -> Iterator[tuple[NameType, str]]
 
 def _utf8_string(der: bytes) -> str | None:
     """A UTF8String out of its DER; None for anything else."""
-    if len(der) < 2 or der[0] != _UTF8_STRING:
+    if len(der) < 2 or der[0] != _UTF8_STRING or der[1] == _ENDLESS:
         return None
     length, start = der[1], 2
     if length & 0x80:
