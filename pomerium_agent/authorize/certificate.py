@@ -78,8 +78,10 @@ def _readable(blocks: list[bytes]) -> Iterator[x509.Certificate]:
 
 
 def _read(block: bytes) -> x509.Certificate | None:
+    """One certificate with times that can be read, which are parsed only when they are asked for."""
     try:
-        return x509.load_pem_x509_certificate(block)
+        certificate = x509.load_pem_x509_certificate(block)
+        return certificate if certificate.not_valid_before_utc and certificate.not_valid_after_utc else None
     except UNREADABLE:
         return None
 

@@ -20,6 +20,7 @@ from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy,
 
 from pomerium_agent.authorize.certificate import UNREADABLE, Presented, alternative_names, presented
 from pomerium_agent.config.client_certificates import read_crls
+from pomerium_agent.config.pem import parse_certificates
 from pomerium_agent.config.regexes import whole_match
 from pomerium_agent.config.trust import UPN_OID, ClientTrust, NameType
 
@@ -41,6 +42,9 @@ class Judgement(NamedTuple):
     until: float = inf
 
 
+NOT_JUDGED = Judgement(True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Authorities:
     """A ClientTrust, read."""
@@ -57,7 +61,7 @@ def judge(trust: ClientTrust | None, chain: str, now: datetime) -> Judgement:
     Never raises, whatever a client presents: what cannot be read, or takes too long to check, is not good.
     """
     if trust is None:
-        return Judgement(True)
+        return NOT_JUDGED
     found = presented(chain)
     if found is None or not trust.ca:
         return Judgement(False)
@@ -93,7 +97,7 @@ def _good(trust: ClientTrust, found: Presented, stretch: int) -> bool:
 
 @lru_cache(maxsize=AUTHORITIES_REMEMBERED)
 def _authorities(trust: ClientTrust) -> _Authorities:
-    certificates = tuple(x509.load_pem_x509_certificates(trust.ca.encode()))
+    certificates = parse_certificates(trust.ca)[1]
     crls: dict[x509.Name, tuple[x509.CertificateRevocationList, ...]] = {}
     for crl in read_crls(trust.crl):
         crls[crl.issuer] = (*crls.get(crl.issuer, ()), crl)

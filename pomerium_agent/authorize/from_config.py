@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, Branding, RouteRules, Rules
+from pomerium_agent.config.hosts import provider_of_route, providers_of_hosts
+from pomerium_agent.config.login import Flow
 from pomerium_agent.config.snapshot import (
     BearerFormat,
     ConfigSnapshot,
@@ -52,7 +54,13 @@ class RulesBuilder:
             routes=MappingProxyType(routes),
             cookie_name=settings.cookie_name,
             shared_key=self.shared_key,
-            authenticate_url=settings.authenticate_url,
+            handle_lifetime=settings.login.cookie_expire,
+            authenticate_url=settings.login.authenticate_url,
+            stateless=settings.login.flow is Flow.STATELESS,
+            default_idp_id=settings.login.provider.id,
+            idp_of_host=MappingProxyType(
+                {host: each.id for host, each in providers_of_hosts(snapshot.routes, settings.login).items()}
+            ),
             jwt_claims_headers=settings.jwt_claims_headers,
             signer=read_signer(settings.signing_key.encode()) if settings.signing_key else self.signer,
             log_fields=DEFAULT_LOG_FIELDS if settings.authorize_log_fields is None else settings.authorize_log_fields,
@@ -85,6 +93,7 @@ def _route(route: Route, settings: Settings) -> RouteRules:
         kubernetes=route.kubernetes,
         affinity=upstream is not None and upstream.load_balancing in _AFFINE,
         depends_on=access.depends_on,
+        idp_id=provider_of_route(route, settings.login).id,
         client_trust=settings.client_certificates.trust(access.client_ca),
         stat_name=route.stat_name,
     )
@@ -95,7 +104,7 @@ def _bearer(route: Route, settings: Settings) -> BearerRule | None:
     known = _FORMATS.get(wanted)
     if known is None:
         return None
-    return BearerRule(format=known, authenticate_url=settings.authenticate_url)
+    return BearerRule(format=known, authenticate_url=settings.login.internal_url)
 
 
 def _branding(words: Mapping[str, str]) -> Branding:

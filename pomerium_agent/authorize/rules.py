@@ -88,6 +88,7 @@ class Rules:
     handle_lifetime: timedelta | None = None  # W2
     first_source_only: bool = False  # the reference's way of choosing among handles (W3)
     authenticate_url: str = ""
+    stateless: bool = False  # a hosted service logs people in (authenticate 1)
     default_idp_id: str = ""
     idp_of_host: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # for internal paths; else the default
     jwt_claims_headers: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # header name to claim

@@ -57,6 +57,8 @@ def asks_for_certificates(mtls: config_pb2.DownstreamMtlsSettings) -> bool:
 def parse_client_ca(material: str | bytes) -> str:
     """Certificates of authorities, as PEM text; one of them at least can be verified with. Raises Unusable."""
     text, certificates = parse_certificates(material)
+    if not all(map(_is_readable, certificates)):
+        raise Unusable("it holds a certificate with a name or a time that cannot be read", "leave that one out")
     if not any(_verifies(certificate) for certificate in certificates):
         raise Unusable(
             "none of its authorities has a key that client certificates can be verified with",
@@ -74,8 +76,9 @@ def parse_crl(material: str) -> str:
             "paste only what is between -----BEGIN X509 CRL----- and -----END X509 CRL-----",
         )
     try:
-        # To count the entries is to parse them, which reading the list does not do yet.
-        sum(len(crl) for crl in read_crls(text))
+        for crl in read_crls(text):
+            # Neither is parsed before it is asked for.
+            len(crl), crl.issuer
     except (ValueError, UnsupportedAlgorithm):
         raise Unusable("it holds a list of revoked certificates that cannot be read", "make it anew") from None
     return text
@@ -119,6 +122,14 @@ def _depth(mtls: config_pb2.DownstreamMtlsSettings) -> int:
     if mtls.max_verify_depth > MAX_DEPTH:
         raise Unusable(f"{mtls.max_verify_depth} is above {MAX_DEPTH}", "use a lower number, or 0 for no limit")
     return mtls.max_verify_depth
+
+
+def _is_readable(certificate: x509.Certificate) -> bool:
+    """These parts are parsed only when they are asked for; authorization does so at every new chain."""
+    try:
+        return bool((certificate.subject, certificate.not_valid_before_utc, certificate.not_valid_after_utc))
+    except ValueError:
+        return False
 
 
 def _verifies(certificate: x509.Certificate) -> bool:

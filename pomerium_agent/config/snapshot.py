@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
+from pomerium_agent.config.login import Login
 from pomerium_agent.config.trust import NO_CLIENT_CERTIFICATES, ClientCertificates
 from pomerium_agent.policy import RoutePolicy
+from pomerium_agent.settings import Secret
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -262,6 +265,9 @@ class Access:
     bearer_format: BearerFormat | None = None
     identity_providers: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
+    idp_client_id: str | None = None  # another client of the same provider, for this route alone
+    idp_client_secret: Secret | None = None
+    access_token_audiences: tuple[str, ...] | None = None  # None: as the settings say
 
 
 CLOSED = Access()
@@ -275,6 +281,8 @@ class Route:
     key: str
     record_id: str = ""
     name: str = ""
+    description: str = ""
+    logo_url: str = ""
     stat_name: str = ""
     source: Source
     match: Match = Match(MatchKind.PREFIX)
@@ -388,7 +396,8 @@ class Settings:
     default_upstream_timeout: timedelta = timedelta(seconds=30)
     grpc_client_timeout: timedelta = timedelta(seconds=10)
     cookie_name: str = "_pomerium"
-    authenticate_url: str = "https://authenticate.pomerium.app"
+    login: Login = field(default_factory=Login)
+    login_read: Mapping[str, Any] = field(default_factory=lambda: NOTHING, repr=False)  # what `login` was made from
     pass_identity_headers: bool = False
     jwt_claims_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     # None: not configured, so Pomerium's defaults apply; the key `disable` is still in it

@@ -10,8 +10,8 @@ from pomerium_agent.authorize.accept import prefers_json, wants_page
 from pomerium_agent.authorize.markdown import render_markdown
 from pomerium_agent.authorize.page import Page, render_page
 from pomerium_agent.authorize.rules import Branding
-from pomerium_agent.authorize.urls import url_signature
 from pomerium_agent.config.trust import ClientTrust
+from pomerium_agent.handoff.signed import url_signature
 from pomerium_agent.policy import Result, Trace
 from tests.unit.authorize.asking import (
     ADA_ONLY,
