@@ -6,6 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 from pomerium_agent.authorize.admit import OWN_PAGES, admit
+from pomerium_agent.authorize.client_trust import judge
 from pomerium_agent.authorize.decide import Case, Decision, decide
 from pomerium_agent.authorize.denials import Denials
 from pomerium_agent.authorize.gather import Question, gather
@@ -179,14 +180,9 @@ class Checker:
 
     def _fresh(self, asked: _Asked, who: Who, slot: _Slot | None = None) -> bytes:
         """Decide, and tell everybody who has to know."""
-        rules = asked.generation.rules
-        case = Case(
-            question=asked.question,
-            route=asked.route,
-            who=who,
-            certificate_valid=asked.route is None or not asked.route.client_ca,
-            now=self._clock.now(),
-        )
+        rules, now = asked.generation.rules, self._clock.now()
+        judged = judge(asked.route.client_trust if asked.route is not None else None, asked.question.chain, now)
+        case = Case(question=asked.question, route=asked.route, who=who, certificate_valid=judged.valid, now=now)
         decision = decide(case)
         self._note(who)
         if not decision.allowed:
@@ -194,8 +190,9 @@ class Checker:
         admission = admit(case, rules, self._assertions_of(rules))
         write_record(case, decision, rules.log_fields, admission.removed_groups)
         if slot is not None and who.handle == slot.handle:
+            until = min(admission.until, judged.until)
             asked.generation.memory.keep(
-                slot.key, Remembered(admission.answer, admission.until, who, decision, admission.removed_groups)
+                slot.key, Remembered(admission.answer, until, who, decision, admission.removed_groups)
             )
         return admission.answer
 

@@ -95,7 +95,7 @@ def _route(route: Route, settings: Settings) -> RouteRules:
         affinity=upstream is not None and upstream.load_balancing in _AFFINE,
         depends_on=access.depends_on,
         idp_id=provider_of_route(route, settings.login).id,
-        client_ca=access.client_ca,
+        client_trust=settings.client_certificates.trust(access.client_ca),
         stat_name=route.stat_name,
     )
 

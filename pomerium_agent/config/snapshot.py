@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pomerium_agent.config.login import Login
+from pomerium_agent.config.trust import NO_CLIENT_CERTIFICATES, ClientCertificates
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.settings import Secret
 
@@ -257,7 +258,7 @@ class Access:
     """Who may use a route, and what is told of them. None means: as the settings say. By default, nobody may."""
 
     policy: RoutePolicy = NOBODY
-    client_ca: bool = False  # certificates are judged; this version cannot, so none is good
+    client_ca: str | None = None  # PEM, instead of the settings'; empty: it cannot be read, so no certificate is good
     show_error_details: bool = False
     issuer_uri: bool | None = None
     groups_filter: tuple[str, ...] = ()
@@ -421,6 +422,7 @@ class Settings:
     bearer_format: BearerFormat = BearerFormat.DEFAULT
     authorize_log_fields: tuple[str, ...] | None = None  # None: the usual ones
     branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
+    client_certificates: ClientCertificates = NO_CLIENT_CERTIFICATES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

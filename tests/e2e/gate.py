@@ -42,16 +42,22 @@ SYSTEM_CA = Path(certifi.where()).read_text()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """Envoy on loopback, without TLS, asking about every request that is not public."""
+    """Envoy on loopback, without TLS unless told otherwise, asking about every request that is not public."""
 
     port: int
     upstream: int
     backend: MemoryBackend
     checker: Checker
     client: aiohttp.ClientSession
+    config: Latest[Compiled | None]
+    tls: bool = False
 
     def url(self, path: str = "/") -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}{path}"
+
+    def configure(self, *routes: config_pb2.Route, settings: config_pb2.Settings | None = None) -> None:
+        """Another configuration from now on."""
+        self.config.set(compiled(routes, settings, self.port, self.upstream, tls=self.tls))
 
     async def get(self, host: str, path: str = "/", **headers: str) -> "Answer":
         """One request to `host`."""
@@ -85,9 +91,15 @@ def bearer(id: str) -> str:
 
 @asynccontextmanager
 async def open_gate(
-    *routes: config_pb2.Route, settings: config_pb2.Settings | None = None, records: Iterable[Record] = ()
+    *routes: config_pb2.Route,
+    settings: config_pb2.Settings | None = None,
+    records: Iterable[Record] = (),
+    tls: bool = False,
 ) -> AsyncIterator[Gate]:
-    """Open it with these routes, whose `to` may be UPSTREAM, and these records of people."""
+    """Open it with these routes, whose `to` may be UPSTREAM, and these records of people.
+
+    With `tls`, it shows the certificate of those who have none.
+    """
     with tempfile.TemporaryDirectory(prefix="pa-") as name:
         directory, clock, health, port = Path(name), SystemClock(), Health(), free_port()
         backend = MemoryBackend(clock)
@@ -104,7 +116,7 @@ async def open_gate(
         ):
             checker = Checker(rules, sessions, clock)
             async with serve_authorize(listening(directory / "authorize.sock"), checker.check):
-                config = Latest[Compiled | None](compiled(routes, settings, port, upstream.port))
+                config = Latest[Compiled | None](compiled(routes, settings, port, upstream.port, tls=tls))
                 board = Board(version="test", instance="test", health=health, keeper_pid=0, ads=ads)
                 local = LocalAddresses(
                     authorize_socket=str(directory / "authorize.sock"),
@@ -119,17 +131,30 @@ async def open_gate(
                         return bool(board.in_force.value)
 
                     await eventually("the configuration is in force", in_force)
-                    yield Gate(port=port, upstream=upstream.port, backend=backend, checker=checker, client=client)
+                    yield Gate(
+                        port=port,
+                        upstream=upstream.port,
+                        backend=backend,
+                        checker=checker,
+                        client=client,
+                        config=config,
+                        tls=tls,
+                    )
                 feeding.cancel()
 
 
 def compiled(
-    routes: Iterable[config_pb2.Route], settings: config_pb2.Settings | None, port: int, upstream: int
+    routes: Iterable[config_pb2.Route],
+    settings: config_pb2.Settings | None,
+    port: int,
+    upstream: int,
+    *,
+    tls: bool = False,
 ) -> Compiled:
     """The configuration, as a replica compiles it; a fault fails the test."""
     message = config_pb2.Config(name="test", settings=settings)
     message.settings.address = f"127.0.0.1:{port}"
-    message.settings.insecure_server = True
+    message.settings.insecure_server = not tls
     for route in routes:
         filled = message.routes.add()
         filled.CopyFrom(route)

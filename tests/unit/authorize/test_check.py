@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from pomerium_agent.authorize.check import check
 from pomerium_agent.authorize.decide import NEEDS_SESSION
 from pomerium_agent.authorize.rules import CLOSED
+from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.errors import DatabrokerUnavailable
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.records import Record
@@ -16,6 +17,7 @@ from pomerium_agent.sessions.access import AccessTracker
 from pomerium_agent.sessions.bearer import BearerFormat, BearerRule
 from pomerium_agent.settings import Secret
 from tests.fakes import session_records as people
+from tests.fakes.client_certificates import root
 from tests.fakes.clock import ManualClock
 from tests.unit.authorize.asking import (
     ANYBODY,
@@ -172,11 +174,22 @@ async def test_a_login_works_at_once_though_the_log_is_late() -> None:
 
 
 async def test_certificates_come_before_login() -> None:
-    """A-12, row 1; A-18: as long as none can be trusted, all are denied."""
+    """A-12, row 1; A-18: whoever asks, a certificate that is not good is what they are told of first."""
     text = '[{"allow": {"and": [{"authenticated_user": 1}]}}, {"deny": {"or": [{"invalid_client_certificate": 1}]}}]'
-    async with room(with_route(route(text, client_ca=True))) as here:
+    clients = root("clients", begins=people.NOW - timedelta(days=1), ends=people.NOW + timedelta(days=1))
+    good = clients.sign("dev", begins=people.NOW, ends=people.NOW + timedelta(hours=1)).pem
+    other = root("clients").sign("dev").pem
+    async with room(with_route(route(text, client_trust=ClientTrust(ca=clients.pem)))) as here:
         assert here.ask().status == 495
         assert here.ask(headers=cookie("s-ada")).status == 495
+        assert here.ask(headers=cookie("s-ada"), chain=other).status == 495
+        assert here.ask(chain=other).status == 495
+        assert here.ask(chain=good).status == 302
+        assert here.ask(headers=cookie("s-ada"), chain=good).allowed
+        here.stage.clock.jump(3601)
+        assert here.ask(headers=cookie("s-ada"), chain=good).status == 495
+    async with room(with_route(route(text, client_trust=ClientTrust()))) as here:
+        assert here.ask(headers=cookie("s-ada"), chain=good).status == 495
     async with room(with_route(route(text))) as here:
         assert here.ask().status == 302
 
