@@ -14,9 +14,11 @@ import structlog
 from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
+from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.authenticate import PublicKeys, serve_pages
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
+from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.config import open_config
 from pomerium_agent.databroker import open_databroker
 from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
@@ -30,6 +32,8 @@ from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_k
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.sessions.access import track_access
+from pomerium_agent.sessions.bearer import Bearers
+from pomerium_agent.sessions.cluster import open_cluster
 from pomerium_agent.sessions.live import open_sessions
 from pomerium_agent.sessions.signer import Signer
 from pomerium_agent.settings import Settings
@@ -77,8 +81,20 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
             run_jobs(link, databroker),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
+            open_outside() as outside,
+            open_cluster(os.environ, clock) as cluster,
+            _keeping_tokens(ServerlessTokens(rules, outside, clock, health)) as serverless,
             serve_authorize(
-                sockets["authorize"], Checker(rules, sessions, clock, access=access, denials=board.denials).check
+                sockets["authorize"],
+                Checker(
+                    rules,
+                    sessions,
+                    clock,
+                    bearers=Bearers(sessions=sessions, backend=databroker, http=outside, clock=clock, cluster=cluster),
+                    serverless=serverless,
+                    access=access,
+                    denials=board.denials,
+                ).check,
             ),
             serve_pages(sockets["pages"], keys=keys),
             _run_envoy(settings, board, keeper, clock) as (ads, admin),
@@ -92,6 +108,14 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
                 builder = RulesBuilder(shared_key=bootstrap.shared_secret, signer=signer)
                 feeder = Feeder(config, ads, await _local_addresses(settings.runtime_dir), board, rules, keys, builder)
                 await _feed_envoy(feeder, admin, board, keeper, clock)
+
+
+@asynccontextmanager
+async def _keeping_tokens(tokens: ServerlessTokens) -> AsyncIterator[ServerlessTokens]:
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(tokens.run(), name="serverless-tokens")
+        yield tokens
+        keeping.cancel()
 
 
 async def _first_bootstrap(link: Link) -> BootstrapConfig:

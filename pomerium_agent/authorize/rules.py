@@ -6,6 +6,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
+from pomerium_agent.config.snapshot import GoogleAccount
 from pomerium_agent.config.templates import Reference
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.sessions.bearer import BearerRule
@@ -93,6 +94,7 @@ class Rules:
     signer: Signer | None = None
     log_fields: tuple[str, ...] = DEFAULT_LOG_FIELDS
     branding: Branding = Branding()
+    google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are
 
 
 NO_RULES = Rules()

@@ -10,12 +10,22 @@ from pomerium_agent.config import values
 from pomerium_agent.config.access import parse_bearer_format
 from pomerium_agent.config.addresses import parse_address
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
-from pomerium_agent.config.durations import parse_duration
+from pomerium_agent.config.durations import parse_duration, parse_positive_duration
 from pomerium_agent.config.fields import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.forwarding import parse_circuit_breakers
+from pomerium_agent.config.google import parse_google_account
+from pomerium_agent.config.identity_providers import parse_identity_providers
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_key
 from pomerium_agent.config.routes import RouteContext
-from pomerium_agent.config.snapshot import Address, Certificate, DnsOptions, Fault, Settings
+from pomerium_agent.config.snapshot import (
+    Address,
+    Certificate,
+    DnsOptions,
+    Fault,
+    GoogleAccount,
+    IdentityProvider,
+    Settings,
+)
 from pomerium_agent.config.sourced import MergedSettings
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Local
@@ -54,6 +64,7 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("default_upstream_timeout", "default_upstream_timeout", parse_duration),
     ("grpc_client_timeout", "grpc_client_timeout", values.parse_grpc_timeout),
     ("cookie_name", "cookie_name", values.parse_cookie_name),
+    ("cookie_expire", "cookie_expire", parse_positive_duration),
     ("authenticate_service_url", "authenticate_url", values.parse_service_url),
     ("pass_identity_headers", "pass_identity_headers", as_it_is),
     ("jwt_issuer_format", "issuer_uri", lambda value: value == config_pb2.IssuerURI),
@@ -93,6 +104,7 @@ _EMPTY_IS_UNSET = frozenset(
         "envoy_bind_config_source_address",
         "authenticate_service_url",
         "cookie_name",
+        "google_cloud_serverless_authentication_service_account",
     )
 )
 
@@ -118,6 +130,8 @@ def effective_settings(
         address=reader.address(local, 80 if insecure else 443),
         http_redirect=reader.redirect_address(local),
         hosts_of_authenticate=reader.hosts_of_authenticate(),
+        identity_providers=reader.identity_providers(),
+        google_account=reader.google_account(),
         branding=MappingProxyType({name: text for name in BRANDING if (text := getattr(merged.message, name))}),
     )
     reader.note_what_has_no_effect()
@@ -186,6 +200,16 @@ class _Reader:
             if host and host != HOSTED_AUTHENTICATE:
                 hosts.append(host)
         return tuple(dict.fromkeys(hosts))
+
+    def identity_providers(self) -> tuple[IdentityProvider, ...]:
+        return parse_identity_providers(self._message.identity_providers, self._complaints("identity_providers"))
+
+    def google_account(self) -> GoogleAccount | None:
+        """What cannot be read must not make us whoever the metadata server says we are."""
+        kept = self._previous.google_account if self._previous else GoogleAccount()
+        field = "google_cloud_serverless_authentication_service_account"
+        found = self._read(field, parse_google_account, kept, None)
+        return found if isinstance(found, GoogleAccount) else None
 
     def note_what_has_no_effect(self) -> None:
         """Whatever an operator may believe in, and which does nothing: never in silence."""

@@ -14,6 +14,7 @@ from pomerium_agent.sessions.jwks import JwksCache
 
 MAX_TOKEN = 16_384
 MAX_TIME = 2**53
+KUBERNETES_ISSUER = "kubernetes:///"  # in configurations: the cluster around us, whatever it calls itself
 NOT_BEFORE_LEEWAY = 60.0  # seconds that the provider's clock may be ahead
 DEFAULT_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 # What may be configured at all: never a secret shared with others, never nothing.
@@ -68,6 +69,11 @@ async def verify_jwt(
         _check(claims, provider, now)
         return provider, claims
     raise BearerRejected(f"no key of {provider.name} signed the bearer token")
+
+
+def issuer_of(token: str) -> object:
+    """Whom a JWT names as its issuer, true or not. Raises BearerRejected."""
+    return _unverified(token)[1].get("iss")
 
 
 def _unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
