@@ -49,6 +49,7 @@ MEANINGS: list[tuple[dict[str, Any], str, object]] = [
     ({"address": "127.0.0.1", "insecure_server": True}, "address", Address(host="127.0.0.1", port=80)),
     ({"address": ""}, "address", Address()),
     ({"insecure_server": True}, "insecure_server", True),
+    ({"cookie_expire": "3600s"}, "cookie_expire", timedelta(hours=1)),
     ({"http_redirect_addr": ":80"}, "http_redirect", Address(port=80)),
     ({"http_redirect_addr": '":8080"'}, "http_redirect", Address(port=8080)),
     ({"http_redirect_addr": ""}, "http_redirect", None),
