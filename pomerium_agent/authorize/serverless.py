@@ -39,6 +39,9 @@ FETCHES = 8  # at one time
 MAX_BYTES = 64 * 1024
 
 
+_Key = tuple[GoogleAccount | None, str]  # who we are, and to whom
+
+
 @dataclass(slots=True)
 class _Kept:
     """The token for one audience. `tried` is set after the first answer, good or bad."""
@@ -68,8 +71,7 @@ class ServerlessTokens:
         self._health = health
         self._metadata = metadata
         self._first_seconds = first_seconds
-        self._account: GoogleAccount | None = None
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[_Key, _Kept] = {}
         self._fetches = asyncio.Semaphore(FETCHES)
 
     def token(self, audience: str) -> str:
@@ -90,29 +92,24 @@ class ServerlessTokens:
     async def run(self) -> None:
         """Keep tokens for whatever the newest rules want, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            keeping: dict[str, asyncio.Task[None]] = {}
+            keeping: dict[_Key, asyncio.Task[None]] = {}
             async for rules in self._rules.follow():
-                self._take(rules.google_account)
-                wanted = {route.serverless_audience for route in rules.routes.values()} - {""}
-                for audience, task in list(keeping.items()):
-                    if audience not in wanted or audience not in self._kept:
-                        task.cancel()
-                        del keeping[audience]
-                for audience in self._kept.keys() - wanted:
-                    del self._kept[audience]
-                for audience in sorted(wanted - keeping.keys()):
-                    keeping[audience] = group.create_task(self._keep(audience, self._of(audience), self._account))
+                audiences = {route.serverless_audience for route in rules.routes.values()} - {""}
+                wanted = dict.fromkeys((rules.google_account, audience) for audience in sorted(audiences))
+                for key in keeping.keys() - wanted.keys():
+                    keeping.pop(key).cancel()
+                self._kept = {key: self._kept.get(key) or _Kept() for key in wanted}
+                for key in wanted:
+                    if key not in keeping:
+                        keeping[key] = group.create_task(self._keep(key, self._kept[key]))
                 self._report()
 
     def _of(self, audience: str) -> _Kept:
-        self._take(self._rules.value.google_account)  # whose token it is must never lag behind the rules
-        return self._kept.setdefault(audience, _Kept())
+        """By whom the newest rules name: a token of the account before is never sent again."""
+        return self._kept.setdefault((self._rules.value.google_account, audience), _Kept())
 
-    def _take(self, account: GoogleAccount | None) -> None:
-        if account != self._account:
-            self._account, self._kept = account, {}
-
-    async def _keep(self, audience: str, kept: _Kept, account: GoogleAccount | None) -> None:
+    async def _keep(self, key: _Key, kept: _Kept) -> None:
+        account, audience = key
         backoff = patient()
         while True:
             try:
@@ -144,7 +141,7 @@ class ServerlessTokens:
 
     def _report(self) -> None:
         """In the health checks as soon as any route wants a token."""
-        failures = {audience: kept.failure for audience, kept in sorted(self._kept.items()) if kept.failure}
+        failures = {audience: kept.failure for (_, audience), kept in self._kept.items() if kept.failure}
         if failures:
             self._health.failed(Check.SERVERLESS, "\n".join(f"{name}: {why}" for name, why in failures.items()))
         elif self._kept or Check.SERVERLESS in self._health.reports:

@@ -9,8 +9,8 @@ from pomerium_agent.config.snapshot import Fault, Forward, Route
 from pomerium_agent.pb.pomerium import config_pb2
 from tests.fakes.config_records import compiled, config, entity, route
 
-INLINE = {"kubernetes_service_account_token": " tok\n"}
-FILE = {"kubernetes_service_account_token_file": "/token"}
+INLINE: dict[str, Any] = {"kubernetes_service_account_token": " tok\n"}
+FILE: dict[str, Any] = {"kubernetes_service_account_token_file": "/token"}
 
 
 def one(files: dict[str, bytes] | None = None, **fields: Any) -> tuple[Route, tuple[Fault, ...]]:
