@@ -236,6 +236,15 @@ async def test_a_service_account_token_of_kubernetes_is_never_sent_without_a_use
     assert answer.headers["impersonate-user"] == "ada@example.com"
 
 
+@pytest.mark.parametrize("email", [" ", " root@example.com", "root@example.com\t", "a\x00b", "a\r\nx: y"])
+async def test_nobody_is_impersonated_by_a_name_that_a_header_would_change(email: str) -> None:
+    """A-26: what arrived might be nobody, and so the token itself, or somebody else."""
+    rules = with_route(route(ANYBODY, kubernetes=True, kubernetes_token=Secret("k8s")))
+    odd = (people.session("s-odd", "u-odd", idp_id="idp-1"), people.user("u-odd", email))
+    async with room(rules, records=odd) as here:
+        assert here.ask(headers=cookie("s-odd")).status == 403
+
+
 async def test_the_use_of_a_session_is_noted_also_when_the_answer_was_remembered() -> None:
     """A-31."""
     access = AccessTracker(ManualClock())
