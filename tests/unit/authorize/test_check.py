@@ -3,23 +3,27 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from google.protobuf.message import DecodeError
 
-from pomerium_agent.authorize.check import check
+from pomerium_agent.authorize.check import Checker, check
 from pomerium_agent.authorize.decide import NEEDS_SESSION
 from pomerium_agent.authorize.rules import CLOSED
 from pomerium_agent.errors import DatabrokerUnavailable
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.records import Record
 from pomerium_agent.sessions.access import AccessTracker
-from pomerium_agent.sessions.bearer import BearerFormat, BearerRule
+from pomerium_agent.sessions.bearer import BearerFormat, BearerRule, Bearers
 from pomerium_agent.settings import Secret
 from tests.fakes import session_records as people
 from tests.fakes.clock import ManualClock
 from tests.unit.authorize.asking import (
     ANYBODY,
     BROWSER,
+    IDP,
     NOBODY,
     RULES,
     Answer,
@@ -214,6 +218,31 @@ async def test_an_invalid_bearer_never_falls_back_to_the_cookie() -> None:
         assert here.ask(headers={**cookie("s-ada"), "authorization": "Bearer x"}).status == 403
         assert here.ask(headers=cookie("s-ada")).allowed
         assert here.ask(headers={"authorization": "Basic x", **cookie("s-ada")}).allowed
+
+
+async def test_a_token_of_the_identity_provider_is_asked_about_as_one_of_the_routes_own() -> None:
+    """A-6, A-9: the authenticate service is told whose it should be."""
+    asked: list[object] = []
+
+    async def verify(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        return web.json_response({"valid": True, "claims": {"sub": "u-ada", "email": "ada@example.com"}})
+
+    app = web.Application()
+    app.router.add_post("/.pomerium/verify-access-token", verify)
+    async with TestServer(app, host="127.0.0.1") as server, aiohttp.ClientSession() as http, room() as here:
+        rule = BearerRule(format=BearerFormat.ACCESS_TOKEN, authenticate_url=str(server.make_url("")))
+        own, other = route(bearer=rule, id="own", idp_id="idp-2"), route(bearer=rule, id="other")
+        here.rules.set(with_route(own, with_route(other)))
+        stage = here.stage
+        bearers = Bearers(sessions=here.sessions, backend=stage.backend, http=http, clock=stage.clock)
+        checker = Checker(here.rules, here.sessions, stage.clock, bearers=bearers)
+        for id in ("own", "other"):
+            answer = checker.check(question(headers={"authorization": "Bearer opaque"}, route_id=id))
+            assert not isinstance(answer, bytes)
+            assert Answer(await answer).allowed
+
+    assert asked == [{"accessToken": "opaque", "identityProviderId": id} for id in ("idp-2", IDP)]
 
 
 async def test_elsewhere_bearers_belong_to_the_upstream() -> None:
