@@ -6,6 +6,10 @@ from pomerium_agent.config.upstream_tls import ReadFile
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Secret
 
+# Who a request is for, and by whose leave: on these routes that is ours to say (A-26).
+OURS = frozenset(
+    ("authorization", "impersonate-user", "impersonate-group", "impersonate-uid", "x-pomerium-impersonate-groups")
+)
 TOKEN_MISSING = "kubernetes-token-missing"  # noqa: S105  # why such a route is closed
 
 
@@ -16,6 +20,21 @@ def is_kubernetes(route: config_pb2.Route) -> bool:
         or route.kubernetes_service_account_token_file
         or route.kubernetes_service_account_token_key_pair_id
     )
+
+
+def check_kubernetes_headers(route: config_pb2.Route, complaints: Complaints) -> None:
+    """A route may neither take off nor add to what impersonates: without it the token itself would be asked as."""
+    for field, names in (
+        ("set_request_headers", sorted(route.set_request_headers)),
+        ("remove_request_headers", route.remove_request_headers),
+    ):
+        for name in names:
+            if name.lower() in OURS:
+                complaints.refuse(
+                    field,
+                    f"{shown(name)} says on whose behalf Kubernetes is asked, which is not for a route",
+                    "remove it",
+                )
 
 
 def parse_kubernetes_token(route: config_pb2.Route, read_file: ReadFile | None, complaints: Complaints) -> Secret:

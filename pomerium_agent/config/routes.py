@@ -11,7 +11,12 @@ from pomerium_agent.config.fields import ROUTE_FIELDS, ROUTE_LATER_HARMLESS, Fat
 from pomerium_agent.config.forwarding import parse_action
 from pomerium_agent.config.google import parse_audience
 from pomerium_agent.config.headers import parse_headers, parse_removals, parse_response_rewrites
-from pomerium_agent.config.kubernetes import TOKEN_MISSING, is_kubernetes, parse_kubernetes_token
+from pomerium_agent.config.kubernetes import (
+    TOKEN_MISSING,
+    check_kubernetes_headers,
+    is_kubernetes,
+    parse_kubernetes_token,
+)
 from pomerium_agent.config.order import SortKey, sort_key
 from pomerium_agent.config.rewrites import parse_match
 from pomerium_agent.config.snapshot import NO_SECRET, Access, Fault, Kind, Match, MatchKind, Route, Source
@@ -118,6 +123,8 @@ def check_route(
     _check_support(route, source, complaints)
     _check_access(route, complaints)
     _check_login(route, context, complaints)
+    if is_kubernetes(route):
+        check_kubernetes_headers(route, complaints)
     client_ca = check_downstream_ca(route, reader, complaints)
     action = parse_action(route, context.allow_upgrades, reader, complaints)
     audience = parse_audience(route, action, complaints)

@@ -10,6 +10,7 @@ from joserfc import jwt
 
 from pomerium_agent.pb.pomerium import config_pb2
 from tests.e2e.gate import Gate, bearer, open_gate
+from tests.e2e.visitor import on_stage, settings
 from tests.e2e.world import eventually
 from tests.fakes.google import EMAIL, Google
 from tests.fakes.session_records import account, directory_user, session, user
@@ -140,6 +141,28 @@ async def test_a_provider_that_cannot_be_asked_is_a_failure_and_not_a_refusal() 
             assert await ask(gate, "any.test", other.token()) == 200
 
 
+async def test_a_replica_takes_them_as_the_console_published_it() -> None:
+    """A-9, A-26: from a configuration file to the whole agent."""
+    async with TokenIssuer().serve() as ci, serve_upstream() as api:
+        providers = {"ci": {"issuer": ci.url, "audiences": ["pomerium"]}}
+        fields = {
+            "from": "https://k8s.DOMAIN",
+            "to": api.url,
+            "bearer_token_format": "jwt",
+            "kubernetes_service_account_token": "k8s-token",
+            "allow_any_authenticated_user": True,
+        }
+        async with on_stage(settings(**fields), settings=settings(identity_providers=providers)) as stage:
+            token = ci.token(email="job@example.com", groups=["builders"])
+            good = await stage.visitor.ask("k8s.DOMAIN", headers=[("Authorization", f"Bearer {token}")])
+            bad = await stage.visitor.ask("k8s.DOMAIN", headers=[("Authorization", f"Bearer {ci.token(aud='x')}")])
+
+    assert (good.status, bad.status) == (200, 403)
+    assert api.last.values("authorization") == ["Bearer k8s-token"]
+    assert api.last.values("impersonate-user") == ["job@example.com"]
+    assert api.last.values("impersonate-group") == ["builders"]
+
+
 # --- Kubernetes ---------------------------------------------------------------------------------------
 
 
@@ -233,11 +256,11 @@ async def test_the_token_may_come_from_a_file(tmp_path: Path) -> None:
 async def test_a_serverless_upstream_is_shown_who_we_are(configured: bool) -> None:
     """Authorize 16, A-19: and not what a client says, also where the route is open to everybody."""
     async with Google().serve() as google:
-        settings = config_pb2.Settings()
+        given = config_pb2.Settings()
         if configured:
-            settings.google_cloud_serverless_authentication_service_account = google.key_file
+            given.google_cloud_serverless_authentication_service_account = google.key_file
         run = route("run", enable_google_cloud_serverless_authentication=True, allow_public_unauthenticated_access=True)
-        async with open_gate(run, settings=settings, metadata=google.url) as gate:
+        async with open_gate(run, settings=given, metadata=google.url) as gate:
             seen = (await gate.get("run.test", X_Serverless_Authorization="Bearer forged")).seen
             second = (await gate.get("run.test")).seen
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pomerium_agent.config.snapshot import Fault, Forward, Route
+from pomerium_agent.config.snapshot import Fault, Forward, Route, Unavailable
 from pomerium_agent.pb.pomerium import config_pb2
 from tests.fakes.config_records import compiled, config, entity, route
 
@@ -107,6 +107,30 @@ def test_what_needs_an_answer_of_ours_is_asked_about_though_it_is_open_to_everyb
 
     assert not faults
     assert not found.public
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("remove_request_headers", ["X-A", "Impersonate-User"]),
+        ("remove_request_headers", ["x-pomerium-impersonate-groups"]),
+        ("set_request_headers", {"Authorization": "Bearer other"}),
+        ("set_request_headers", {"impersonate-user": "root"}),
+    ],
+)
+def test_no_route_unsays_on_whose_behalf_kubernetes_is_asked(field: str, value: Any) -> None:
+    """A-26: the router takes headers off after authorization has set them."""
+    found, faults = one(**{field: value}, **INLINE)
+
+    assert isinstance(found.action, Unavailable)
+    assert [fault.field for fault in faults] == [field]
+    assert not one(**{field: value})[1]  # elsewhere they are headers like any other
+
+
+def test_no_claim_is_called_so_either() -> None:
+    _, faults = compiled(config("c", jwt_claims_headers={"Impersonate-User": "email"}))
+
+    assert [fault.field for fault in faults] == ["jwt_claims_headers"]
 
 
 def test_kubectl_may_talk_for_as_long_as_it_likes() -> None:
