@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Rebuilt when what is installed may have changed: dependencies, the build hook, a wire contract.
 READY := .make/ready
+OIDC := tests/oidc/node_modules/.package-lock.json
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto check unit e2e test golden bench demo format clean
+.PHONY: help setup oidc proto check unit e2e test golden bench demo format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -17,6 +18,15 @@ setup: $(READY) ## Create the virtual environment and generate the wire contract
 $(READY): pyproject.toml hatch_build.py $(PROTOS)
 	@PYTHON="$(PYTHON)" sh tools/setup.sh $(VENV)
 	@mkdir -p $(@D) && touch $@
+
+# The certified provider that login tests need comes from npm; without Node those tests are skipped and say so.
+oidc: ## Install the OpenID Connect provider that tests log in with
+	@if command -v npm >/dev/null; then $(MAKE) -s --no-print-directory $(OIDC); \
+	else echo 'No npm here: tests with the certified OpenID Connect provider are skipped. Install Node and npm for them.' >&2; fi
+
+$(OIDC): tests/oidc/package-lock.json
+	npm ci --prefix tests/oidc --no-audit --no-fund --loglevel=error
+	@touch $@
 
 proto: ## Generate pomerium_agent/pb again
 	@rm -f $(READY) && $(MAKE) --no-print-directory $(READY)
@@ -32,7 +42,7 @@ format: $(READY) ## Let ruff write the formatting and the fixes it is sure of
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-e2e: $(READY) ## Tests with real processes: Envoy, console, agent
+e2e: $(READY) oidc ## Tests with real processes: Envoy, console, agent
 	$(BIN)/pytest -q -m e2e tests
 
 test: check e2e ## Everything
@@ -47,4 +57,4 @@ demo: $(READY) ## Console, sample upstream and agent on loopback; Ctrl-C stops i
 	@$(BIN)/pomerium-agent demo $(DEMO)
 
 clean: ## Remove what the targets above made
-	rm -rf $(VENV) .make pomerium_agent/pb dist .pb-*
+	rm -rf $(VENV) .make pomerium_agent/pb dist .pb-* tests/oidc/node_modules

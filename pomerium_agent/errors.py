@@ -8,10 +8,15 @@ AgentError
 │   ├── DatabrokerUnavailable
 │   ├── ProviderUnavailable
 │   └── EnvoyUnavailable
+├── ProviderRefused    an identity provider says no for good   → log in again; name the setting if it is ours
+│   └── GrantEnded     what it had granted is over             → the session ends, nobody is to blame
+├── NotBelieved        its answer cannot be what it should be  → refuse the login, tell the operator
 ├── CursorExpired      our place in the change log is gone     → read it all again
 ├── ConfigRejected     a bundle does not hold together         → report it, keep the last good one
 ├── RecordNotFound     no such record
 ├── BearerRejected     a visitor's token is not valid      → 403, nothing else is tried
+├── HandoffRejected    a browser brought what we cannot believe → an error page, no session
+│   └── HandoffExpired     it is too old, or from the future
 ├── LeaseTaken         another replica does the job            → wait for our turn
 └── InvalidRequest     a caller's arguments make no sense      → tell the caller, change nothing
     └── Unsupported    they would make sense, but nobody does it
@@ -52,6 +57,18 @@ class EnvoyUnavailable(Retryable):
     """Envoy does not run, or does not answer on its admin socket."""
 
 
+class ProviderRefused(AgentError):
+    """An identity provider understood the question and says no, for a reason that waiting does not mend."""
+
+
+class GrantEnded(ProviderRefused):
+    """A code, refresh token or access token is used up, expired or revoked (`invalid_grant`; authenticate 7.3)."""
+
+
+class NotBelieved(AgentError):
+    """An answer in the name of an identity provider fails a check (signature, nonce, subject, …)."""
+
+
 class CursorExpired(AgentError):
     """Changes after this cursor were cleaned up, or the store is another one: read everything again (D-4)."""
 
@@ -66,6 +83,14 @@ class RecordNotFound(AgentError):
 
 class BearerRejected(AgentError):
     """A bearer token, on a route that reads them, is not valid (A-9); the text never quotes it."""
+
+
+class HandoffRejected(AgentError):
+    """What a browser brought from another host is damaged, changed, or not from whom it should be (N-6)."""
+
+
+class HandoffExpired(HandoffRejected):
+    """It is genuine, and too old, or the clocks of two machines differ (N-4)."""
 
 
 class LeaseTaken(AgentError):

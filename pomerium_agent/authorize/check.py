@@ -11,6 +11,7 @@ from pomerium_agent.authorize.decide import Case, Decision, decide
 from pomerium_agent.authorize.denials import Denials
 from pomerium_agent.authorize.gather import Question, gather
 from pomerium_agent.authorize.login import SignInUrl, denial_of, signed_sign_in
+from pomerium_agent.authorize.loop import LoopDetector
 from pomerium_agent.authorize.memory import REMEMBERED, Look, Memory, Remembered, key_of, looks_of
 from pomerium_agent.authorize.record import write_record
 from pomerium_agent.authorize.respond import respond
@@ -89,6 +90,7 @@ class Checker:
         self._access = access
         self.denials = Denials() if denials is None else denials
         self._sign_in_url = sign_in_url
+        self._loops = LoopDetector()
         self._remembered = remembered
         self._assertions: Assertions | None = None
         self._generation = _Generation(rules.value, sessions, clock, remembered)
@@ -222,7 +224,7 @@ class Checker:
         return admission.answer
 
     def _deny(self, case: Case, decision: Decision, rules: Rules) -> bytes:
-        denial = denial_of(case, decision, rules, self._sign_in_url)
+        denial = denial_of(case, decision, rules, self._sign_in_url, self._loops)
         write_record(case, decision, rules.log_fields)
         self.denials.add(case, decision)
         return respond(case, decision, denial, rules)

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, Branding, RouteRules, Rules
+from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, RouteRules, Rules
+from pomerium_agent.config.hosts import provider_of_route, providers_of_hosts
+from pomerium_agent.config.login import Flow
 from pomerium_agent.config.snapshot import (
     BearerFormat,
     ConfigSnapshot,
@@ -16,6 +18,7 @@ from pomerium_agent.config.snapshot import (
 )
 from pomerium_agent.config.templates import parse_template
 from pomerium_agent.envoyconfig.route import checksum
+from pomerium_agent.look.branding import read_branding
 from pomerium_agent.sessions import bearer
 from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.jwt import JwtProvider
@@ -53,11 +56,17 @@ class RulesBuilder:
             routes=MappingProxyType(routes),
             cookie_name=settings.cookie_name,
             shared_key=self.shared_key,
-            authenticate_url=settings.authenticate_url,
+            handle_lifetime=settings.login.cookie_expire,
+            authenticate_url=settings.login.authenticate_url,
+            stateless=settings.login.flow is Flow.STATELESS,
+            default_idp_id=settings.login.provider.id,
+            idp_of_host=MappingProxyType(
+                {host: each.id for host, each in providers_of_hosts(snapshot.routes, settings.login).items()}
+            ),
             jwt_claims_headers=settings.jwt_claims_headers,
             signer=read_signer(settings.signing_key.encode()) if settings.signing_key else self.signer,
             log_fields=DEFAULT_LOG_FIELDS if settings.authorize_log_fields is None else settings.authorize_log_fields,
-            branding=_branding(settings.branding),
+            branding=read_branding(settings.branding),
             google_account=settings.google_account,
         )
 
@@ -89,6 +98,7 @@ def _route(route: Route, settings: Settings) -> RouteRules:
         serverless_audience=route.serverless_audience,
         affinity=upstream is not None and upstream.load_balancing in _AFFINE,
         depends_on=access.depends_on,
+        idp_id=provider_of_route(route, settings.login).id,
         client_ca=access.client_ca,
         stat_name=route.stat_name,
     )
@@ -101,9 +111,9 @@ def _bearer(route: Route, settings: Settings) -> BearerRule | None:
         return None
     return BearerRule(
         format=known,
-        authenticate_url=settings.authenticate_url,
+        authenticate_url=settings.login.internal_url,
         providers=_providers(route, settings) if known is bearer.BearerFormat.JWT else (),
-        cookie_expire=settings.cookie_expire,
+        cookie_expire=settings.login.cookie_expire,
     )
 
 
@@ -120,16 +130,4 @@ def _providers(route: Route, settings: Settings) -> tuple[JwtProvider, ...]:
         )
         for provider in settings.identity_providers
         if not wanted or provider.name in wanted
-    )
-
-
-def _branding(words: Mapping[str, str]) -> Branding:
-    return Branding(
-        primary_color=words.get("primary_color", ""),
-        secondary_color=words.get("secondary_color", ""),
-        dark_primary_color=words.get("darkmode_primary_color", ""),
-        dark_secondary_color=words.get("darkmode_secondary_color", ""),
-        logo_url=words.get("logo_url", ""),
-        favicon_url=words.get("favicon_url", ""),
-        first_paragraph=words.get("error_message_first_paragraph", ""),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from pomerium_agent.config.snapshot import GoogleAccount
 from pomerium_agent.config.templates import Reference
+from pomerium_agent.look.branding import PLAIN, Branding
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.signer import Signer
@@ -39,19 +40,6 @@ DEFAULT_LOG_FIELDS = (
 )
 
 Template = tuple[str | Reference, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Branding:
-    """How an organisation wants its error pages to look; anything that is not what it should be is left out."""
-
-    primary_color: str = ""
-    secondary_color: str = ""
-    dark_primary_color: str = ""
-    dark_secondary_color: str = ""
-    logo_url: str = ""
-    favicon_url: str = ""
-    first_paragraph: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +76,13 @@ class Rules:
     handle_lifetime: timedelta | None = None  # W2
     first_source_only: bool = False  # the reference's way of choosing among handles (W3)
     authenticate_url: str = ""
+    stateless: bool = False  # a hosted service logs people in (authenticate 1)
     default_idp_id: str = ""
     idp_of_host: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # for internal paths; else the default
     jwt_claims_headers: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # header name to claim
     signer: Signer | None = None
     log_fields: tuple[str, ...] = DEFAULT_LOG_FIELDS
-    branding: Branding = Branding()
+    branding: Branding = PLAIN
     google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are
 
 

@@ -14,6 +14,7 @@ from pomerium_agent.config.complaints import Complaints
 from pomerium_agent.config.snapshot import Access, BearerFormat
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.policy import PolicyCache, RouteRules, SubPolicy, build_route_policy
+from pomerium_agent.settings import Secret
 
 _FORMATS: Mapping[int, BearerFormat] = {
     config_pb2.BEARER_TOKEN_FORMAT_DEFAULT: BearerFormat.DEFAULT,
@@ -71,6 +72,13 @@ def parse_access(
         bearer_format=_FORMATS.get(route.bearer_token_format) if route.HasField("bearer_token_format") else None,
         identity_providers=tuple(route.identity_providers),
         depends_on=tuple(route.depends_on),
+        idp_client_id=route.idp_client_id if route.HasField("idp_client_id") else None,
+        idp_client_secret=Secret(route.idp_client_secret) if route.HasField("idp_client_secret") else None,
+        access_token_audiences=(
+            tuple(route.idp_access_token_allowed_audiences.values)
+            if route.HasField("idp_access_token_allowed_audiences")
+            else None
+        ),
     )
 
 

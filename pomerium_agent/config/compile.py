@@ -90,7 +90,11 @@ def compile_snapshot(
         memory=cache.certificates,
     )
     settings, setting_faults = effective_settings(
-        merged, previous=previous.settings if previous else None, certificates=certificates, local=local or Local()
+        merged,
+        previous=previous.settings if previous else None,
+        certificates=certificates,
+        local=local or Local(),
+        shared_secret=secret,
     )
     cache.policies.turn()
     checked = _check_layers(layers, route_context(merged), read_file, cache)

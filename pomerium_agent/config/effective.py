@@ -1,16 +1,16 @@
 """Merged settings → the settings in force: one bad setting keeps its value from before, the rest applies (R-4)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.message import Message
 
-from pomerium_agent.config import values
+from pomerium_agent.config import login_values, values
 from pomerium_agent.config.access import parse_bearer_format
 from pomerium_agent.config.addresses import parse_address
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
-from pomerium_agent.config.durations import parse_duration, parse_positive_duration
+from pomerium_agent.config.durations import parse_duration
 from pomerium_agent.config.fields import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.forwarding import parse_circuit_breakers
 from pomerium_agent.config.google import parse_google_account
@@ -40,7 +40,6 @@ BRANDING = (
     "favicon_url",
     "error_message_first_paragraph",
 )
-HOSTED_AUTHENTICATE = "authenticate.pomerium.app"
 _KEEP = "the value from before stays in force"
 
 Parser = Callable[[Any], object]
@@ -64,8 +63,6 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("default_upstream_timeout", "default_upstream_timeout", parse_duration),
     ("grpc_client_timeout", "grpc_client_timeout", values.parse_grpc_timeout),
     ("cookie_name", "cookie_name", values.parse_cookie_name),
-    ("cookie_expire", "cookie_expire", parse_positive_duration),
-    ("authenticate_service_url", "authenticate_url", values.parse_service_url),
     ("pass_identity_headers", "pass_identity_headers", as_it_is),
     ("jwt_issuer_format", "issuer_uri", lambda value: value == config_pb2.IssuerURI),
     ("jwt_groups_filter", "groups_filter", tuple),
@@ -102,15 +99,20 @@ _EMPTY_IS_UNSET = frozenset(
         "certificate_authority",
         "signing_key",
         "envoy_bind_config_source_address",
-        "authenticate_service_url",
         "cookie_name",
         "google_cloud_serverless_authentication_service_account",
+        *login_values.EMPTY_IS_UNSET,
     )
 )
 
 
 def effective_settings(
-    merged: MergedSettings, *, previous: Settings | None, certificates: tuple[Certificate, ...], local: Local
+    merged: MergedSettings,
+    *,
+    previous: Settings | None,
+    certificates: tuple[Certificate, ...],
+    local: Local,
+    shared_secret: bytes = b"",
 ) -> tuple[Settings, tuple[Fault, ...]]:
     """The settings in force, and a fault for each that could not be read.
 
@@ -122,6 +124,8 @@ def effective_settings(
     if "proxy_log_level" not in merged.origin:
         found["proxy_log_level"] = found["log_level"]
     dns = reader.read_all(_DNS_PARSERS, previous.dns if previous else DnsOptions(), DnsOptions())
+    login_read = reader.read_login(previous.login_read if previous else None)
+    login = login_values.read_login(login_read, merged.message.runtime_flags, shared_secret, local.force_flow)
     insecure = bool(found["insecure_server"])
     settings = Settings(
         **found,
@@ -129,7 +133,9 @@ def effective_settings(
         certificates=certificates,
         address=reader.address(local, 80 if insecure else 443),
         http_redirect=reader.redirect_address(local),
-        hosts_of_authenticate=reader.hosts_of_authenticate(),
+        login=login,
+        login_read=MappingProxyType(login_read),
+        hosts_of_authenticate=login_values.hosts_of(login, merged.message),
         identity_providers=reader.identity_providers(),
         google_account=reader.google_account(),
         branding=MappingProxyType({name: text for name in BRANDING if (text := getattr(merged.message, name))}),
@@ -186,20 +192,12 @@ class _Reader:
         parsed = self._read("http_redirect_addr", lambda text: parse_address(text, default_port=80), kept, None)
         return parsed if isinstance(parsed, Address) else None
 
-    def hosts_of_authenticate(self) -> tuple[str, ...]:
-        """Hosts whose login pages are ours; the hosted service's are not (routes 8.4)."""
-        hosts = []
-        for field in ("authenticate_service_url", "authenticate_internal_service_url"):
-            url: str = getattr(self._message, field)
-            try:
-                host = values.service_host(url) if url else ""
-            except Unusable as why:
-                if field == "authenticate_internal_service_url":  # the other one was complained about already
-                    self._complaints(field).refuse(field, why.reason, why.remedy)
-                return self._previous.hosts_of_authenticate if self._previous else ()
-            if host and host != HOSTED_AUTHENTICATE:
-                hosts.append(host)
-        return tuple(dict.fromkeys(hosts))
+    def read_login(self, kept: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The settings of logging in, each by itself: one that cannot be read keeps its value from before."""
+        return {
+            key: self._read(field, parse, kept[key] if kept else default, default)
+            for field, key, parse, default in login_values.PARSERS
+        }
 
     def identity_providers(self) -> tuple[IdentityProvider, ...]:
         return parse_identity_providers(self._message.identity_providers, self._complaints("identity_providers"))

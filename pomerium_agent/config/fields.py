@@ -23,8 +23,7 @@ class Use:
 
 
 READ = Use(Fate.READ)
-LOGIN = Use(Fate.IGNORED, "used by the login flow, which reads the record itself")
-LABEL = Use(Fate.IGNORED, "a label for people")
+DERIVED = Use(Fate.IGNORED, "what it would protect is protected by keys derived from the shared secret")
 COMPUTED = Use(Fate.IGNORED, "computed by the server and stripped before use (R-1)")
 REFERENCE = Use(Fate.IGNORED, "resolved into another field for entity records, before a route is checked (R-3)")
 BOOTSTRAP = Use(Fate.IGNORED, "the bootstrap document decides: a different value would cut the replica off (Z 18.4)")
@@ -59,9 +58,7 @@ ROUTE_FIELDS = _table(
     (READ, "allowed_idp_claims policies cors_allow_preflight show_error_details"),
     (READ, "jwt_issuer_format jwt_groups_filter"),
     (CORE, "ppl_policies"),
-    (LOGIN, "idp_access_token_allowed_audiences"),
-    (LOGIN, "idp_client_id idp_client_secret"),
-    (LABEL, "description logo_url"),
+    (READ, "idp_client_id idp_client_secret description logo_url idp_access_token_allowed_audiences"),
     (CLOUD, "namespace_id originator_id"),
     (COMPUTED, "created_at modified_at enforced_policies assigned_policies namespace_name"),
     (CORE, "jwt_groups_filter_infer_from_ppl"),
@@ -84,18 +81,18 @@ SETTINGS_FIELDS = _table(
     (READ, "downstream_mtls pass_identity_headers runtime_flags circuit_breaker_thresholds dns_udp_max_queries"),
     (READ, "dns_use_tcp dns_query_tries dns_query_timeout dns_failure_refresh_rate dns_refresh_rate allow_upgrades"),
     (READ, "normalize_path merge_slashes path_with_escaped_slashes_action headers_with_underscores_action"),
-    (READ, "identity_providers bearer_token_format cookie_expire"),
+    (READ, "identity_providers bearer_token_format"),
     (READ, "google_cloud_serverless_authentication_service_account"),
     (BOOTSTRAP, "shared_secret databroker_storage_type databroker_storage_connection_string"),
     (STORAGE, "authorize_service_urls authorize_internal_service_url databroker_service_urls"),
     (STORAGE, "databroker_internal_service_url databroker_cluster_node_id databroker_cluster_nodes"),
     (STORAGE, "databroker_cluster_leader_id databroker_raft_bind_address override_certificate_name"),
     (STORAGE, "grpc_address grpc_insecure services"),
-    (LOGIN, "cookie_secret cookie_domain cookie_http_only cookie_same_site idp_client_id"),
-    (LOGIN, "idp_client_secret idp_provider idp_provider_url scopes request_params signout_redirect_url"),
-    (LOGIN, "programmatic_redirect_domain_whitelist"),
+    (DERIVED, "cookie_secret"),
+    (READ, "cookie_domain cookie_http_only cookie_expire cookie_same_site idp_client_id idp_client_secret"),
+    (READ, "idp_provider idp_provider_url scopes request_params signout_redirect_url"),
+    (READ, "programmatic_redirect_domain_whitelist idp_access_token_allowed_audiences console_login_keys"),
     (READ, "authorize_log_fields jwt_groups_filter jwt_issuer_format"),
-    (LOGIN, "idp_access_token_allowed_audiences"),
     (READ, "primary_color secondary_color darkmode_primary_color darkmode_secondary_color logo_url favicon_url"),
     (READ, "error_message_first_paragraph"),
     (CLOUD, "installation_id id namespace_id originator_id name cluster_id auto_apply_changesets"),

@@ -7,14 +7,11 @@ from urllib.parse import SplitResult, urlsplit
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.snapshot import KUBERNETES_ISSUER, IdentityProvider
 from pomerium_agent.config.urls import display
+from pomerium_agent.idp.signed import ALGORITHMS
 from pomerium_agent.pb.pomerium import config_pb2
 
-DEFAULT_ALGORITHMS = ("RS256", "ES256", "EdDSA")
-# Signatures that only the provider can make: never a secret shared with others, never nothing.
-ALGORITHMS = frozenset(
-    ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
-)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+DEFAULT_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 
 
 def parse_identity_providers(

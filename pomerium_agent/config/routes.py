@@ -156,6 +156,8 @@ def check_route(
             key=_key(sent, record_id, public, context, reader),
             record_id=record_id,
             name=route.name,
+            description=route.description,
+            logo_url=route.logo_url,
             stat_name=route.stat_name or route.name,
             source=source,
             match=match,

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
+from pomerium_agent.config.login import Login
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.settings import Secret
 
@@ -263,6 +265,9 @@ class Access:
     bearer_format: BearerFormat | None = None
     identity_providers: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
+    idp_client_id: str | None = None  # another client of the same provider, for this route alone
+    idp_client_secret: Secret | None = None
+    access_token_audiences: tuple[str, ...] | None = None  # None: as the settings say
 
 
 CLOSED = Access()
@@ -276,6 +281,8 @@ class Route:
     key: str
     record_id: str = ""
     name: str = ""
+    description: str = ""
+    logo_url: str = ""
     stat_name: str = ""
     source: Source
     match: Match = Match(MatchKind.PREFIX)
@@ -417,7 +424,8 @@ class Settings:
     default_upstream_timeout: timedelta = timedelta(seconds=30)
     grpc_client_timeout: timedelta = timedelta(seconds=10)
     cookie_name: str = "_pomerium"
-    authenticate_url: str = "https://authenticate.pomerium.app"
+    login: Login = field(default_factory=Login)
+    login_read: Mapping[str, Any] = field(default_factory=lambda: NOTHING, repr=False)  # what `login` was made from
     pass_identity_headers: bool = False
     jwt_claims_headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     # None: not configured, so Pomerium's defaults apply; the key `disable` is still in it
@@ -442,7 +450,6 @@ class Settings:
     bearer_format: BearerFormat = BearerFormat.DEFAULT
     authorize_log_fields: tuple[str, ...] | None = None  # None: the usual ones
     branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
-    cookie_expire: timedelta = timedelta(hours=14)
     identity_providers: tuple[IdentityProvider, ...] = ()  # those that can be used, by name
     google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are
 

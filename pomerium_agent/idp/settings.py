@@ -6,6 +6,20 @@ from types import MappingProxyType
 
 from pomerium_agent.settings import Secret
 
+PROVIDERS = (
+    "oidc",
+    "google",
+    "azure",
+    "okta",
+    "ping",
+    "onelogin",
+    "auth0",
+    "cognito",
+    "gitlab",
+    "github",
+    "apple",
+    "hosted",
+)
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 

@@ -14,17 +14,18 @@ from google.protobuf.struct_pb2 import ListValue
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, ProviderUnavailable, RecordNotFound
+from pomerium_agent.idp.fetch import fetch_json
+from pomerium_agent.idp.jwks import JwksCache
+from pomerium_agent.idp.signed import MAX_TOKEN
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import Record, pack, unpack
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.sessions.claims import flatten, thaw
 from pomerium_agent.sessions.cluster import LocalCluster
 from pomerium_agent.sessions.entries import SESSION, USER
-from pomerium_agent.sessions.fetch import fetch_json
 from pomerium_agent.sessions.handle import Handle
 from pomerium_agent.sessions.identity import Resolved, resolve
-from pomerium_agent.sessions.jwks import JwksCache
-from pomerium_agent.sessions.jwt import KUBERNETES_ISSUER, MAX_TOKEN, JwtProvider, issuer_of, verify_jwt
+from pomerium_agent.sessions.jwt import KUBERNETES_ISSUER, JwtProvider, issuer_of, verify_jwt
 from pomerium_agent.sessions.live import Sessions
 
 ACCESS_TOKENS = uuid.UUID("0194f6f8-e760-76a0-8917-e28ac927a34d")

@@ -10,19 +10,19 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import structlog
 
 from pomerium_agent.errors import ProviderUnavailable
+from pomerium_agent.idp.document import Document
+from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.runtime.clock import Clock
-from pomerium_agent.sessions.fetch import fetch_json
-from pomerium_agent.sessions.jwks import REFETCH_SECONDS, JwksCache
 
 log = structlog.get_logger(__name__)
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-FRESH_SECONDS = 600.0  # the issuer is asked for again after this
 
 
 class LocalCluster:
@@ -31,36 +31,18 @@ class LocalCluster:
     def __init__(self, api: str, http: aiohttp.ClientSession, clock: Clock) -> None:
         self.jwks_url = f"{api}/openid/v1/jwks"
         self.jwks = JwksCache(http, clock)
-        self._url = f"{api}/.well-known/openid-configuration"
-        self._http = http
-        self._clock = clock
-        self._issuer = ""
-        self._failure = ""
-        self._due = clock.monotonic()
-        self._lock = asyncio.Lock()
+        self._discovery = Document(http, clock, f"{api}/.well-known/openid-configuration", _issuer)
 
     async def issuer(self) -> str:
-        """What tokens of this cluster name as `iss`; the last that was heard, while nothing is. Raises
-        ProviderUnavailable."""
-        if self._clock.monotonic() >= self._due:
-            async with self._lock:  # whoever comes meanwhile waits for this answer and does not ask again
-                if self._clock.monotonic() >= self._due:
-                    await self._ask()
-        if not self._issuer:
-            raise ProviderUnavailable(self._failure)
-        return self._issuer
+        """What tokens of this cluster name as `iss`. Raises ProviderUnavailable."""
+        return await self._discovery.get()
 
-    async def _ask(self) -> None:
-        try:
-            issuer = (await fetch_json(self._http, self._url)).get("issuer")
-            if not isinstance(issuer, str) or not issuer:
-                raise ProviderUnavailable(f"{self._url} names no issuer")
-        except ProviderUnavailable as error:
-            self._failure = str(error)
-            self._due = self._clock.monotonic() + REFETCH_SECONDS
-        else:
-            self._issuer = issuer
-            self._due = self._clock.monotonic() + FRESH_SECONDS
+
+def _issuer(document: dict[str, Any]) -> str:
+    issuer = document.get("issuer")
+    if not isinstance(issuer, str) or not issuer:
+        raise ProviderUnavailable("the API server names no issuer of its tokens")
+    return issuer
 
 
 @asynccontextmanager

@@ -116,7 +116,7 @@ async def open_gate(
             bearers = Bearers(sessions=sessions, backend=backend, http=client, clock=clock)
             checker = Checker(rules, sessions, clock, bearers=bearers, serverless=serverless)
             async with serve_authorize(listening(directory / "authorize.sock"), checker.check):
-                config = Latest[Compiled | None](compiled(routes, settings, port, upstream))
+                config = Latest[Compiled | None](compiled(routes, settings, port, upstream.port))
                 board = Board(version="test", instance="test", health=health, keeper_pid=0, ads=ads)
                 local = LocalAddresses(
                     authorize_socket=str(directory / "authorize.sock"),
@@ -131,7 +131,7 @@ async def open_gate(
                         return bool(board.in_force.value)
 
                     await eventually("the configuration is in force", in_force)
-                    yield Gate(port=port, upstream=upstream, backend=backend, checker=checker, client=client)
+                    yield Gate(port=port, upstream=upstream.port, backend=backend, checker=checker, client=client)
                 feeding.cancel()
                 keeping.cancel()
 

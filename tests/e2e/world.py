@@ -83,7 +83,7 @@ async def open_world() -> AsyncIterator[World]:
             serve_upstream() as upstream,
             visitor(cluster.ca_file) as client,
         ):
-            yield World(cluster=cluster, upstream=upstream, client=client)
+            yield World(cluster=cluster, upstream=upstream.port, client=client)
 
 
 async def eventually(what: str, probe: Callable[[], Awaitable[bool]], *, within: float = PATIENCE) -> None:

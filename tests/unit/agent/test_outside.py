@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.errors import ProviderUnavailable
-from pomerium_agent.sessions.fetch import fetch_json
+from pomerium_agent.idp.fetch import fetch_json
 from tests.fakes.authority import issue_for_loopback
 from tests.fakes.raw_server import serve_raw
 

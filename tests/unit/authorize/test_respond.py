@@ -7,10 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pomerium_agent.authorize.accept import prefers_json, wants_page
-from pomerium_agent.authorize.markdown import render_markdown
 from pomerium_agent.authorize.page import Page, render_page
-from pomerium_agent.authorize.rules import Branding
-from pomerium_agent.authorize.urls import url_signature
+from pomerium_agent.handoff.signed import url_signature
+from pomerium_agent.look.branding import Branding
+from pomerium_agent.look.markdown import render_markdown
 from pomerium_agent.policy import Result, Trace
 from tests.unit.authorize.asking import (
     ADA_ONLY,
@@ -354,3 +354,14 @@ async def test_what_a_handle_in_headers_may_not_do_is_told_with_401() -> None:
         answer = here.ask(headers={"x-pomerium-authorization": token("s-gone"), "accept": "application/json"})
 
     assert answer.status == 401
+
+
+def test_what_an_organisation_says_cannot_push_the_facts_of_a_request_out_of_their_place() -> None:
+    odd = Branding(
+        logo_url="https://a.example.com/\0", favicon_url="https://a.example.com/\0", first_paragraph="\0 *a*"
+    )
+
+    html = render_page(Page(status=403, title="Forbidden", request_id="id-1", branding=odd))
+
+    assert "\0" not in html
+    assert html.index("<h1>") < html.index("id-1") < html.index("</main>")

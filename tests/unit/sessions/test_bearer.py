@@ -18,12 +18,12 @@ from joserfc import jws, jwt
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
 from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, ProviderUnavailable
+from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import unpack
 from pomerium_agent.sessions.bearer import BearerFormat, BearerRule, Bearers, bearer_session_id
 from pomerium_agent.sessions.entries import SESSION, USER
 from pomerium_agent.sessions.identity import Resolved
-from pomerium_agent.sessions.jwks import JwksCache
 from pomerium_agent.sessions.jwt import JwtProvider, verify_jwt
 from pomerium_agent.sessions.live import Sessions
 from tests.fakes import session_records as people

@@ -1,0 +1,69 @@
+"""What login knows of the configuration: one frozen value per generation, swapped as a whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from pomerium_agent.config.hosts import provider_of_route, providers_of_hosts
+from pomerium_agent.config.login import Login
+from pomerium_agent.config.snapshot import ConfigSnapshot, Route, Unavailable
+from pomerium_agent.idp.settings import ProviderSettings
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The hosts of this cluster, and how people log in to them. `Site()` logs nobody in."""
+
+    login: Login = field(default_factory=Login)
+    cookie_name: str = "_pomerium"
+    shared_key: bytes = field(default=b"", repr=False)
+    hosts: frozenset[str] = frozenset()  # of routes, in lower case, with the port where a route names one
+    wildcards: tuple[str, ...] = ()  # what follows the `*` of hosts like `*.example.com`, dot included
+    authenticate_hosts: frozenset[str] = frozenset()  # whose login pages are ours
+    providers: Mapping[str, ProviderSettings] = field(default_factory=dict)  # by id: the default one, and routes'
+    provider_of_host: Mapping[str, ProviderSettings] = field(default_factory=dict)  # where it is not the default one
+    branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
+    routes: tuple[Route, ...] = ()  # those that serve, for the portal
+
+    def serves(self, host: str) -> bool:
+        """Whether a host (perhaps with a port) is one of this cluster's: nobody is sent anywhere else (N-41)."""
+        host = host.lower()
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
+        if {host, name} & (self.hosts | self.authenticate_hosts):
+            return True
+        return any(name.endswith(end) and len(name) > len(end) for end in self.wildcards)
+
+    def provider_on(self, host: str) -> ProviderSettings:
+        """Whose sessions count on our own pages of a host."""
+        return self.provider_of_host.get(host.lower(), self.login.provider)
+
+
+def build_site(snapshot: ConfigSnapshot, shared_key: bytes) -> Site:
+    """The part of a configuration that login needs. Pure."""
+    settings = snapshot.settings
+    login = settings.login
+    providers = {login.provider.id: login.provider}
+    hosts: set[str] = set()
+    wildcards: dict[str, None] = {}
+    for route in snapshot.routes:
+        source = route.source
+        if source.wildcard:
+            wildcards[source.host.rpartition("*")[2]] = None
+        else:
+            hosts.add(source.host if source.port is None else f"{source.host}:{source.port}")
+        provider = provider_of_route(route, login)
+        providers[provider.id] = provider
+    return Site(
+        login=login,
+        cookie_name=settings.cookie_name,
+        shared_key=shared_key,
+        hosts=frozenset(hosts),
+        wildcards=tuple(end for end in wildcards if end),
+        authenticate_hosts=frozenset(settings.hosts_of_authenticate),
+        providers=MappingProxyType(providers),
+        provider_of_host=MappingProxyType(dict(providers_of_hosts(snapshot.routes, login))),
+        branding=settings.branding,
+        routes=tuple(route for route in snapshot.routes if not isinstance(route.action, Unavailable)),
+    )
