@@ -6,6 +6,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
+from pomerium_agent.config.snapshot import GoogleAccount
 from pomerium_agent.config.templates import Reference
 from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.look.branding import PLAIN, Branding
@@ -83,6 +84,7 @@ class Rules:
     signer: Signer | None = None
     log_fields: tuple[str, ...] = DEFAULT_LOG_FIELDS
     branding: Branding = PLAIN
+    google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are
 
 
 NO_RULES = Rules()

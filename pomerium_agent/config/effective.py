@@ -14,9 +14,19 @@ from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.durations import parse_duration
 from pomerium_agent.config.fields import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.forwarding import parse_circuit_breakers
+from pomerium_agent.config.google import parse_google_account
+from pomerium_agent.config.identity_providers import parse_identity_providers
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_key
 from pomerium_agent.config.routes import RouteContext
-from pomerium_agent.config.snapshot import Address, Certificate, DnsOptions, Fault, Settings
+from pomerium_agent.config.snapshot import (
+    Address,
+    Certificate,
+    DnsOptions,
+    Fault,
+    GoogleAccount,
+    IdentityProvider,
+    Settings,
+)
 from pomerium_agent.config.sourced import MergedSettings
 from pomerium_agent.config.trust import ClientCertificates
 from pomerium_agent.pb.pomerium import config_pb2
@@ -92,6 +102,7 @@ _EMPTY_IS_UNSET = frozenset(
         "signing_key",
         "envoy_bind_config_source_address",
         "cookie_name",
+        "google_cloud_serverless_authentication_service_account",
         *login_values.EMPTY_IS_UNSET,
     )
 )
@@ -128,6 +139,8 @@ def effective_settings(
         login_read=MappingProxyType(login_read),
         hosts_of_authenticate=login_values.hosts_of(login, merged.message),
         client_certificates=reader.client_certificates(),
+        identity_providers=reader.identity_providers(),
+        google_account=reader.google_account(),
         branding=MappingProxyType({name: text for name in BRANDING if (text := getattr(merged.message, name))}),
     )
     reader.note_what_has_no_effect()
@@ -192,6 +205,16 @@ class _Reader:
     def client_certificates(self) -> ClientCertificates:
         """Unlike the others: a value from before could let in whom the new one keeps out (A-18)."""
         return parse_client_certificates(self._message.downstream_mtls, self._complaints("downstream_mtls"))
+
+    def identity_providers(self) -> tuple[IdentityProvider, ...]:
+        return parse_identity_providers(self._message.identity_providers, self._complaints("identity_providers"))
+
+    def google_account(self) -> GoogleAccount | None:
+        """What cannot be read must not make us whoever the metadata server says we are."""
+        kept = self._previous.google_account if self._previous else GoogleAccount()
+        field = "google_cloud_serverless_authentication_service_account"
+        found = self._read(field, parse_google_account, kept, None)
+        return found if isinstance(found, GoogleAccount) else None
 
     def note_what_has_no_effect(self) -> None:
         """Whatever an operator may believe in, and which does nothing: never in silence."""

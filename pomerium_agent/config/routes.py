@@ -2,20 +2,28 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from pomerium_agent.config.access import PolicyMemory, parse_access
 from pomerium_agent.config.complaints import Complaints, shown
 from pomerium_agent.config.fields import ROUTE_FIELDS, ROUTE_LATER_HARMLESS, Fate
 from pomerium_agent.config.forwarding import parse_action
+from pomerium_agent.config.google import parse_audience
 from pomerium_agent.config.headers import parse_headers, parse_removals, parse_response_rewrites
+from pomerium_agent.config.kubernetes import (
+    TOKEN_MISSING,
+    check_kubernetes_headers,
+    is_kubernetes,
+    parse_kubernetes_token,
+)
 from pomerium_agent.config.order import SortKey, sort_key
 from pomerium_agent.config.rewrites import parse_match
-from pomerium_agent.config.snapshot import Fault, Kind, Match, MatchKind, Route, Source
+from pomerium_agent.config.snapshot import NO_SECRET, Fault, Kind, Match, MatchKind, Route, Source
 from pomerium_agent.config.upstream_tls import ReadFile, parse_downstream_ca
 from pomerium_agent.config.urls import ascii_host, display, parse_source
 from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.policy.everybody import admits_everybody
 
 MAX_DEPENDS_ON = 5
@@ -115,9 +123,12 @@ def check_route(
     _check_support(route, source, complaints)
     _check_access(route, complaints)
     _check_login(route, context, complaints)
+    if is_kubernetes(route):
+        check_kubernetes_headers(route, complaints)
     client_ca = parse_downstream_ca(route, reader, complaints)
     required = (context.client_ca or client_ca is not None) and not context.certificates_by_policy
     action = parse_action(route, context.allow_upgrades, reader, complaints)
+    audience = parse_audience(route, action, complaints)
     set_request_headers = parse_headers("set_request_headers", route.set_request_headers, complaints)
     remove_request_headers = parse_removals("remove_request_headers", route.remove_request_headers, complaints)
     set_response_headers = parse_headers("set_response_headers", route.set_response_headers, complaints)
@@ -125,7 +136,7 @@ def check_route(
 
     sent = route.SerializeToString(deterministic=True)
     serves = source is not None and match is not None and not complaints.refused
-    # Only now: a policy that cannot be used closes the route, and does not put it into quarantine.
+    # Only now: a policy or a token that cannot be used closes the route, and does not put it into quarantine.
     access = parse_access(
         route,
         client_ca=client_ca,
@@ -133,7 +144,12 @@ def check_route(
         memory=policies or PolicyMemory(),
         complaints=complaints,
     )
-    public = admits_everybody(access.policy)
+    kubernetes, token = is_kubernetes(route), NO_SECRET
+    if kubernetes:
+        token = parse_kubernetes_token(route, reader, complaints)
+        if not token and reader is not None:
+            access = replace(access, policy=RoutePolicy(closed=TOKEN_MISSING))
+    public = admits_everybody(access.policy) and not kubernetes and not audience
     checked = None
     if serves and source is not None and match is not None:
         checked = Route(
@@ -154,6 +170,9 @@ def check_route(
             set_response_headers=set_response_headers,
             rewrite_response_headers=rewrites,
             pass_identity_headers=route.pass_identity_headers if route.HasField("pass_identity_headers") else None,
+            kubernetes=kubernetes,
+            kubernetes_token=token,
+            serverless_audience=audience,
             access=access,
         )
     return CheckedRoute(

@@ -19,6 +19,7 @@ from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.settings import Secret
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+NO_SECRET = Secret("")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +300,35 @@ class Route:
     rewrite_response_headers: tuple[HeaderRewrite, ...] = ()
     pass_identity_headers: bool | None = None  # None: as the settings say
     kubernetes: bool = False
+    kubernetes_token: Secret = NO_SECRET
+    serverless_audience: str = ""  # of Google's identity tokens; empty: none is sent
     access: Access = CLOSED
+
+
+# --- who vouches for visitors, and for us ------------------------------------------------------------
+
+KUBERNETES_ISSUER = "kubernetes:///"  # whatever the API server of the cluster around us calls itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityProvider:
+    """An external identity provider, whose JWTs routes may accept (authorize 4.2)."""
+
+    name: str
+    issuer: str
+    audiences: tuple[str, ...]
+    jwks_url: str = ""  # empty: discovered from the issuer
+    algorithms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoogleAccount:
+    """A service account of Google's. Without a key, nobody: what was configured could not be used."""
+
+    email: str = ""
+    key_id: str = ""
+    key: Secret = NO_SECRET  # PEM, RSA
+    token_url: str = ""
 
 
 # --- what holds for all routes ----------------------------------------------------------------------
@@ -423,6 +452,8 @@ class Settings:
     authorize_log_fields: tuple[str, ...] | None = None  # None: the usual ones
     branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
     client_certificates: ClientCertificates = NO_CLIENT_CERTIFICATES
+    identity_providers: tuple[IdentityProvider, ...] = ()  # those that can be used, by name
+    google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from pomerium_agent.config.trust import ClientTrust, NamePattern, NameType
 from pomerium_agent.policy import RouteRules as AllowFields
 from pomerium_agent.policy import build_route_policy
 from pomerium_agent.records import Record
+from pomerium_agent.settings import Secret
 from tests.fakes import session_records as people
 from tests.fakes.client_certificates import named, root
 from tests.fakes.clock import settle
@@ -84,7 +85,7 @@ HEADERS = {
     "X-Print": "${pomerium.client_cert_fingerprint}",
 }
 ROUTES = st.builds(
-    lambda text, identity, templates, idp, groups, trust: route(
+    lambda text, identity, templates, idp, groups, trust, token: route(
         text,
         pass_identity_headers=identity,
         set_request_headers={name: HEADERS[name] for name in templates},
@@ -92,6 +93,8 @@ ROUTES = st.builds(
         groups_filter=frozenset(groups),
         affinity=identity,
         client_trust=trust,
+        kubernetes=token is not None,
+        kubernetes_token=Secret(token or ""),
     ),
     st.sampled_from(POLICIES),
     st.booleans(),
@@ -99,6 +102,7 @@ ROUTES = st.builds(
     st.sampled_from(["", "", "", "idp-2"]),
     st.sampled_from([(), ("g1",)]),
     st.sampled_from(TRUSTS),
+    st.sampled_from([None, None, "tok-1", "tok-2", ""]),
 )
 CONFIGURATIONS = st.builds(
     lambda changed, lifetime: replace(with_route(changed), handle_lifetime=lifetime),
@@ -331,6 +335,21 @@ def test_the_memory_is_bounded_and_forgets_what_was_not_used() -> None:
     assert memory.find("a", 1.0) is not None
     assert memory.find("b", 1.0) is None
     assert memory.find("c", 10.0) is None  # no longer true
+
+
+async def test_another_token_of_a_service_account_goes_along_from_the_next_request_on() -> None:
+    """A-26, A-33: what was remembered with the token before is never said again."""
+    rules = with_route(route(ANYBODY, kubernetes=True, kubernetes_token=Secret("one")))
+    async with room(rules) as here:
+        before = [here.ask(headers=cookie("s-ada")).headers["authorization"] for _ in range(2)]
+        assert remembered(here) == 1
+        here.rules.set(with_route(route(ANYBODY, kubernetes=True, kubernetes_token=Secret("two"))))
+        after = here.ask(headers=cookie("s-ada")).headers["authorization"]
+        here.rules.set(with_route(route(ANYBODY, kubernetes=True)))
+
+        assert here.ask(headers=cookie("s-ada")).status == 403
+
+    assert (before, after) == (["Bearer one"] * 2, "Bearer two")
 
 
 async def test_a_route_that_was_closed_is_closed_at_once() -> None:
