@@ -75,15 +75,8 @@ def pkce_cookie(site: Site, name: str, value: str, *, cross_site_post: bool) -> 
     )
 
 
-def clear_pkce_cookie(site: Site, name: str, now: datetime, *, cross_site_post: bool) -> str:
-    return _cookie(
-        name,
-        "",
-        path=CALLBACK_PATH,
-        expires=now - timedelta(hours=1),
-        max_age=0,
-        same_site=_returning(site, cross_site_post=cross_site_post),
-    )
+def clear_pkce_cookie(name: str, now: datetime) -> str:
+    return _cookie(name, "", path=CALLBACK_PATH, expires=now - timedelta(hours=1), max_age=0)
 
 
 def signed_out_cookie_name(site: Site) -> str:
