@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
 
+from pomerium_agent.look import Icon, Message, render_message, security_headers
 from pomerium_agent.runtime.latest import Latest
 
 BACKLOG = 1024
@@ -22,19 +23,13 @@ OPEN_TO_ALL = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "no
 PublicKeys = tuple[Mapping[str, str], ...]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>404 Not Found</title>
-</head>
-<body>
-<h1>404 Not Found</h1>
-<p>There is nothing here. Login pages are not part of this version of pomerium-agent.</p>
-</body>
-</html>
-"""
+PAGE = render_message(
+    Message(
+        title="404 Not Found",
+        text="There is nothing here. Login pages are not part of this version of pomerium-agent.",
+        icon=Icon.SEARCH,
+    )
+)
 NOT_FOUND = "Not Found: login pages are not part of this version"
 
 
@@ -106,7 +101,8 @@ async def _other_answers(request: web.Request, handler: Handler) -> web.StreamRe
         if "application/json" in request.headers.get(hdrs.ACCEPT, ""):
             response = web.json_response({"error": NOT_FOUND}, status=404)
         else:
-            response = web.Response(text=PAGE, content_type="text/html", status=404)
+            headers = security_headers(personal=False)
+            response = web.Response(text=PAGE, content_type="text/html", status=404, headers=headers)
         response.headers["x-pomerium-intercepted-response"] = "true"
         return response
 

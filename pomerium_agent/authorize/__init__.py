@@ -2,12 +2,11 @@
 
 from pomerium_agent.authorize.check import Checker, check
 from pomerium_agent.authorize.denials import Denials, Denied
-from pomerium_agent.authorize.rules import NO_RULES, Branding, RouteRules, Rules
+from pomerium_agent.authorize.rules import NO_RULES, RouteRules, Rules
 from pomerium_agent.authorize.server import serve_authorize
 
 __all__ = [
     "NO_RULES",
-    "Branding",
     "Checker",
     "Denials",
     "Denied",

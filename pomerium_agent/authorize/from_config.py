@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, Branding, RouteRules, Rules
+from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, RouteRules, Rules
 from pomerium_agent.config.hosts import provider_of_route, providers_of_hosts
 from pomerium_agent.config.login import Flow
 from pomerium_agent.config.snapshot import (
@@ -18,6 +18,7 @@ from pomerium_agent.config.snapshot import (
 )
 from pomerium_agent.config.templates import parse_template
 from pomerium_agent.envoyconfig.route import checksum
+from pomerium_agent.look.branding import Branding
 from pomerium_agent.sessions import bearer
 from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.signer import Signer, read_signer

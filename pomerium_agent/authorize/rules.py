@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pomerium_agent.config.templates import Reference
+from pomerium_agent.look.branding import PLAIN, Branding
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.signer import Signer
@@ -38,19 +39,6 @@ DEFAULT_LOG_FIELDS = (
 )
 
 Template = tuple[str | Reference, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Branding:
-    """How an organisation wants its error pages to look; anything that is not what it should be is left out."""
-
-    primary_color: str = ""
-    secondary_color: str = ""
-    dark_primary_color: str = ""
-    dark_secondary_color: str = ""
-    logo_url: str = ""
-    favicon_url: str = ""
-    first_paragraph: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +81,7 @@ class Rules:
     jwt_claims_headers: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # header name to claim
     signer: Signer | None = None
     log_fields: tuple[str, ...] = DEFAULT_LOG_FIELDS
-    branding: Branding = Branding()
+    branding: Branding = PLAIN
 
 
 NO_RULES = Rules()

@@ -12,10 +12,10 @@ from pomerium_agent.authorize.accept import preferred, prefers_json, wants_page
 from pomerium_agent.authorize.check import Checker
 from pomerium_agent.authorize.decide import NEEDS_SESSION
 from pomerium_agent.authorize.gather import Question, address, decoded_path, hostname
-from pomerium_agent.authorize.markdown import render_markdown
 from pomerium_agent.authorize.urls import current_url
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.handoff.query import parse_query
+from pomerium_agent.look.markdown import render_markdown
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.sessions.live import Sessions
 from tests.fakes.clock import ManualClock

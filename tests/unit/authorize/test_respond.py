@@ -7,10 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pomerium_agent.authorize.accept import prefers_json, wants_page
-from pomerium_agent.authorize.markdown import render_markdown
 from pomerium_agent.authorize.page import Page, render_page
-from pomerium_agent.authorize.rules import Branding
 from pomerium_agent.handoff.signed import url_signature
+from pomerium_agent.look.branding import Branding
+from pomerium_agent.look.markdown import render_markdown
 from pomerium_agent.policy import Result, Trace
 from tests.unit.authorize.asking import (
     ADA_ONLY,

@@ -2,7 +2,8 @@
 
 import re
 from functools import lru_cache
-from html import escape
+
+from pomerium_agent.look.markup import text as escape
 
 MAX_TEXT = 8000  # characters
 _SPAN = re.compile(
