@@ -7,7 +7,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from pomerium_agent.console.login.desk import Asked
-from pomerium_agent.look import Icon, Message, Trouble, render_message, security_headers, sign_in_trouble
+from pomerium_agent.look import Action, Icon, Message, Trouble, render_message, security_headers, sign_in_trouble
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +70,23 @@ def page(
 
 def redirect(url: str, *, cookies: Iterable[str] = ()) -> web.Response:
     response = web.Response(status=302, headers={hdrs.LOCATION: url, hdrs.CACHE_CONTROL: "no-store", **INTERCEPTED})
+    for cookie in cookies:
+        response.headers.add(hdrs.SET_COOKIE, cookie)
+    return response
+
+
+def lead_on(asked: Asked, url: str, *, cookies: Iterable[str] = ()) -> web.Response:
+    """A redirect; after a form of ours, a page that goes there by itself.
+
+    Chromium holds every redirect that follows a form to the `form-action` of the form's page, and clusters lead on to
+    hosts that we cannot name beforehand.
+    """
+    if asked.request.method != "POST":
+        return redirect(url, cookies=cookies)
+    message = Message(
+        title="One moment", text="You are being taken there.", icon=Icon.CHECK, primary=Action("Go on", url)
+    )
+    response = page(render_message(message), headers={"Refresh": f"0;url={url}"})
     for cookie in cookies:
         response.headers.add(hdrs.SET_COOKIE, cookie)
     return response

@@ -18,10 +18,8 @@ FORM_TOKEN = "form_token"  # noqa: S105  # the name of a field
 CHOICE, CONTINUE, CANCEL = "choice", "continue", "cancel"  # as the page has them
 
 
-async def ask_consent(
-    asked: Asked, session: Session, tenant: Tenant, *, leads_to: tuple[str, ...]
-) -> web.Response | None:
-    """The page that asks, or None when it was answered with yes, now or before. `leads_to`: where a yes redirects to.
+async def ask_consent(asked: Asked, session: Session, tenant: Tenant) -> web.Response | None:
+    """The page that asks, or None when it was answered with yes, now or before.
 
     Raises Refusal for a no, and for a form that is not of ours.
     """
@@ -29,7 +27,7 @@ async def ask_consent(
     if await asyncio.to_thread(asked.desk.store.logins.agreed, tenant.cluster_id, person):
         return None
     if asked.request.method != "POST":
-        return _page(asked, session, tenant, leads_to)
+        return _page(asked, session, tenant)
     fields = await asked.form()
     if not asked.from_here or not asked.desk.checks_form(session, asked.target, fields.get(FORM_TOKEN, "")):
         raise refuse(400, "This form is not ours", "It was sent from somewhere else, or is too old. Go back and retry.")
@@ -47,7 +45,7 @@ def person_of(asked: Asked, session: Session) -> bytes:
     return hashlib.sha256(said.encode(errors="surrogatepass")).digest()
 
 
-def _page(asked: Asked, session: Session, tenant: Tenant, leads_to: tuple[str, ...]) -> web.Response:
+def _page(asked: Asked, session: Session, tenant: Tenant) -> web.Response:
     asked.desk.in_time.put(asked.in_time_key(session), True)
     token = asked.desk.form_token(session, asked.target)
     shared = ["your name and email address", "your groups, and whatever else your account says about you"]
@@ -61,4 +59,4 @@ def _page(asked: Asked, session: Session, tenant: Tenant, leads_to: tuple[str, .
         shared=shared,
         request_id=asked.id,
     )
-    return page(render_consent(consent), form_action=leads_to)
+    return page(render_consent(consent))

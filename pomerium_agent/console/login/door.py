@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from pomerium_agent.console.login import openid, round_trip, sign_in, sign_out, tokens, verify
 from pomerium_agent.console.login.answers import CORS, Refusal, redirect, refusal_response, refuse, trouble
@@ -44,7 +44,7 @@ class Door:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """To be asked before the API."""
 
         @web.middleware

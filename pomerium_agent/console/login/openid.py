@@ -1,4 +1,4 @@
-"""The console as an OpenID Connect provider for clusters with `idp_provider: hosted`: what browsers and discovery see."""
+"""The console as an OpenID Connect provider of clusters (`idp_provider: hosted`): discovery, and what browsers see."""
 
 import asyncio
 import re
@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urlsplit
 import structlog
 from aiohttp import hdrs, web
 
-from pomerium_agent.console.login.answers import CORS, Refusal, redirect, refuse
+from pomerium_agent.console.login.answers import CORS, Refusal, lead_on, redirect, refuse
 from pomerium_agent.console.login.clients import ALGORITHMS, Signed, UnknownClient, read_signed
 from pomerium_agent.console.login.consent import ask_consent
 from pomerium_agent.console.login.desk import Asked, Code
@@ -92,7 +92,7 @@ async def authorize(asked: Asked) -> web.Response:
     log.info("sign in request", **facts)
     if session is None:
         return await begin(asked)
-    if (consent := await ask_consent(asked, session, tenant, leads_to=(wanted["redirect_uri"],))) is not None:
+    if (consent := await ask_consent(asked, session, tenant)) is not None:
         return consent
     visit = await asyncio.to_thread(asked.desk.sessions.visit, session, tenant.cluster_id, IDP_ID, asked.now)
     if visit is None:
@@ -112,7 +112,7 @@ async def authorize(asked: Asked) -> web.Response:
     )
     log.info("sign in complete", uid=session.identity.user_id, email=session.email, **facts)
     answer = {"code": code, "state": wanted["state"], "iss": asked.settings.public_url}
-    return redirect(f"{wanted['redirect_uri']}?{urlencode(answer)}")
+    return lead_on(asked, f"{wanted['redirect_uri']}?{urlencode(answer)}")
 
 
 async def end_session(asked: Asked) -> web.Response:

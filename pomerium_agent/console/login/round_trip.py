@@ -14,6 +14,7 @@ from pomerium_agent.console.login.answers import (
     BROWSER_COOKIE,
     SESSION_COOKIE,
     Refusal,
+    lead_on,
     redirect,
     refuse,
     set_cookie,
@@ -65,8 +66,8 @@ async def begin(asked: Asked) -> web.Response:
         ),
     )
     cross = provider.kind.cross_site_post
-    return redirect(
-        url, cookies=[set_cookie(BROWSER_COOKIE, browser, seconds=ROUND_TRIP_SECONDS, cross_site_post=cross)]
+    return lead_on(
+        asked, url, cookies=[set_cookie(BROWSER_COOKIE, browser, seconds=ROUND_TRIP_SECONDS, cross_site_post=cross)]
     )
 
 

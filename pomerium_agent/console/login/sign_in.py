@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 import structlog
 from aiohttp import web
 
-from pomerium_agent.console.login.answers import Refusal, redirect, refuse, trouble
+from pomerium_agent.console.login.answers import Refusal, lead_on, refuse, trouble
 from pomerium_agent.console.login.consent import ask_consent
 from pomerium_agent.console.login.desk import Asked
 from pomerium_agent.console.login.keys import LoginKey
@@ -86,8 +86,7 @@ async def sign_in(asked: Asked) -> web.Response:
     log.info("sign in request", ip=asked.address, request_id=asked.id, **question.facts)
     if session is None:
         return await begin(asked)
-    leads_to = (question.callback_uri, question.redirect_uri)
-    if (consent := await ask_consent(asked, session, tenant, leads_to=leads_to)) is not None:
+    if (consent := await ask_consent(asked, session, tenant)) is not None:
         return consent
     if (
         await asyncio.to_thread(asked.desk.sessions.visit, session, tenant.cluster_id, question.idp_id, asked.now)
@@ -102,7 +101,7 @@ async def sign_in(asked: Asked) -> web.Response:
         email=session.email,
         **question.facts,
     )
-    return redirect(_answer(asked, question, session))
+    return lead_on(asked, _answer(asked, question, session))
 
 
 def too_many(caller: str) -> Refusal:

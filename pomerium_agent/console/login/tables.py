@@ -100,9 +100,9 @@ class Logins:
 
     def set_tokens(self, cluster_id: str, *, passed: bool) -> None:
         with self._db.write() as db:
-            if passed:
-                db.execute("INSERT OR IGNORE INTO login_tokens VALUES (?)", (cluster_id,))
-            else:
+            if passed and db.execute("INSERT OR IGNORE INTO login_tokens VALUES (?)", (cluster_id,)).rowcount:
+                db.execute("DELETE FROM login_consent WHERE cluster_id = ?", (cluster_id,))  # they agreed to less
+            elif not passed:
                 db.execute("DELETE FROM login_tokens WHERE cluster_id = ?", (cluster_id,))
 
     def agreed(self, cluster_id: str, person: bytes) -> bool:
