@@ -81,7 +81,8 @@ def problem(visit: Visit, status: int, message: Message) -> web.Response:
 def refuse(visit: Visit, error: AgentError) -> web.Response:
     """The answer to what went wrong. Of our own trouble the visitor is told no details; the log has them (N-33)."""
     status, message = _judge(error)
-    log.warning(
+    tell = log.warning if status >= 500 or isinstance(error, NotBelieved) else log.info  # what is 400 anybody can send
+    tell(
         "login page refused",
         reason=str(error),
         kind=type(error).__name__,

@@ -106,6 +106,7 @@ def _add_login(app: web.Application, desk: Desk) -> None:
     add("GET", CALLBACK_PATH.rstrip("/"), callback.without_slash, Place.ANY)
     add("GET", "/.pomerium/api/v1/login", programs.program_login, Place.ANY)
     add("GET", SIGN_IN_PATH, sign_in.sign_in)
+    add("HEAD", SIGN_IN_PATH, sign_in.sign_in)
     add("GET", OAUTH_CALLBACK, sign_in.oauth_callback)
     add("POST", OAUTH_CALLBACK, sign_in.oauth_callback)
     add("POST", "/.pomerium/verify-access-token", verifier.access_token)

@@ -198,6 +198,28 @@ async def test_what_the_provider_refuses_is_told(tmp_path: Path, error: str, sta
         assert WANTED.replace("&", "&amp;") in answer.text
 
 
+async def test_nobody_puts_words_into_the_mouth_of_the_provider(tmp_path: Path) -> None:
+    """A link that anybody can write shows a known code at most."""
+    async with scene(tmp_path) as stage:
+        mallory = stage.another_browser()
+        state = urlsplit(await stage.at_provider(stage.sign_in_url(mallory), mallory)).query.partition("state=")[2]
+        for error in ("access_denied", "Call%20555"):
+            answer = await stage.browser.get(
+                f"https://{AUTH}/oauth2/callback?error={error}&error_description=Call%20555&state={state}"
+            )
+            assert "555" not in answer.text
+
+
+@pytest.mark.parametrize("body", [b"\xff=\xff", b"%zz", b"code=c&state=%ff", b"&;=;&", b"x" * 70_000])
+async def test_a_form_in_any_form_is_answered(tmp_path: Path, body: bytes) -> None:
+    async with scene(tmp_path) as stage:
+        for kind in ("application/x-www-form-urlencoded; charset=nonsense", "multipart/form-data", "x"):
+            answer = await stage.browser.get(
+                f"https://{AUTH}/oauth2/callback", method="POST", data=body, Content_Type=kind
+            )
+            assert answer.status in (400, 413)
+
+
 async def test_a_callback_without_a_code_is_refused(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         assert (await stage.browser.get(f"https://{AUTH}/oauth2/callback?state=x")).status == 400
