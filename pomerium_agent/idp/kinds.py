@@ -24,6 +24,7 @@ class Kind:
     cross_site_post: bool = False  # the callback is a form that the provider's page posts, without Lax cookies
     fixed_sign_out: bool = False  # it comes back to /.pomerium/signed_out only; keep the wanted target in a cookie
     own_confirm: bool = False  # it asks "really?" itself
+    refreshes_without_token: bool = False  # there are no refresh tokens, and none is needed
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -59,6 +60,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 scopes=("user:email", "read:org"),
                 params=MappingProxyType({"access_type": "offline"}),
                 pkce=False,
+                refreshes_without_token=True,
             ),
             Kind(
                 name="apple",
