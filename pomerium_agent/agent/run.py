@@ -21,6 +21,8 @@ from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key,
 from pomerium_agent.authenticate.manager import run_identity_manager
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
+from pomerium_agent.authorize.login import SignInLinks
+from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.config import open_config
 from pomerium_agent.databroker import open_databroker
 from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
@@ -36,6 +38,8 @@ from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_k
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.sessions.access import track_access
+from pomerium_agent.sessions.bearer import Bearers
+from pomerium_agent.sessions.cluster import open_cluster
 from pomerium_agent.sessions.live import open_sessions
 from pomerium_agent.sessions.signer import Signer
 from pomerium_agent.settings import Settings
@@ -84,13 +88,32 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
             run_jobs(link, databroker),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
-            serve_authorize(
-                sockets["authorize"], Checker(rules, sessions, clock, access=access, denials=board.denials).check
-            ),
             open_outside() as outside,
             open_server_key(site, outside, clock) as server_key,
             nullcontext(_providers(outside, clock, bootstrap.shared_secret)) as providers,
             run_identity_manager(backend=databroker, site=site, providers=providers, clock=clock, health=health),
+            open_cluster(os.environ, clock) as cluster,
+            _keeping_tokens(ServerlessTokens(rules, outside, clock, health)) as serverless,
+            serve_authorize(
+                sockets["authorize"],
+                Checker(
+                    rules,
+                    sessions,
+                    clock,
+                    bearers=Bearers(
+                        sessions=sessions,
+                        backend=databroker,
+                        http=outside,
+                        clock=clock,
+                        shared_key=bootstrap.shared_secret,
+                        cluster=cluster,
+                    ),
+                    serverless=serverless,
+                    access=access,
+                    denials=board.denials,
+                    sign_in_url=SignInLinks(server_key.latest, full_version()),
+                ).check,
+            ),
             serve_pages(
                 sockets["pages"],
                 keys=keys,
@@ -123,6 +146,14 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
 
 def _providers(http: aiohttp.ClientSession, clock: Clock, shared_secret: bytes) -> Providers:
     return Providers(http, clock, client_key=hosted_client_key(shared_secret).private_bytes_raw())
+
+
+@asynccontextmanager
+async def _keeping_tokens(tokens: ServerlessTokens) -> AsyncIterator[ServerlessTokens]:
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(tokens.run(), name="serverless-tokens")
+        yield tokens
+        keeping.cancel()
 
 
 async def _first_bootstrap(link: Link) -> BootstrapConfig:

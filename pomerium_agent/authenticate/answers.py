@@ -1,5 +1,6 @@
 """What a browser gets: a redirect, or a page that says what went wrong and what to do (authenticate 2.3)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
@@ -36,10 +37,10 @@ INTERCEPTED = {"x-pomerium-intercepted-response": "true"}
 RETRY_SECONDS = 5
 
 
-def redirect(url: str, *cookies: str) -> web.Response:
-    """302. What is in the URL is nobody else's business, and nothing of it is kept."""
+def redirect(url: str, *cookies: str, status: int = 302) -> web.Response:
+    """302 unless it is for good. What is in the URL is nobody else's business, and nothing of it is kept."""
     headers = {hdrs.LOCATION: url, "Referrer-Policy": "no-referrer", hdrs.CACHE_CONTROL: "no-store", **INTERCEPTED}
-    return with_cookies(web.Response(status=302, headers=headers), cookies)
+    return with_cookies(web.Response(status=status, headers=headers), cookies)
 
 
 def signed_in(visit: Visit, url: str, *cookies: str) -> web.Response:
@@ -56,7 +57,7 @@ def signed_in(visit: Visit, url: str, *cookies: str) -> web.Response:
         icon=Icon.CHECK,
         primary=Action("Continue", url),
     )
-    response = _page(visit, 200, message)
+    response = page(visit, 200, message)
     response.headers["Refresh"] = f"0;url={url}"
     return with_cookies(response, cookies)
 
@@ -70,7 +71,7 @@ def with_cookies(response: web.Response, cookies: tuple[str, ...] | list[str]) -
 def problem(visit: Visit, status: int, message: Message) -> web.Response:
     """A page, or JSON for whoever accepts nothing else."""
     if not visit.wants_json:
-        return _page(visit, status, message)
+        return page(visit, status, message)
     said = {"Status": status, "description": " ".join(filter(None, (message.title, *(v for _, v in message.details))))}
     if visit.request_id:
         said["RequestID"] = visit.request_id
@@ -80,7 +81,8 @@ def problem(visit: Visit, status: int, message: Message) -> web.Response:
 def refuse(visit: Visit, error: AgentError) -> web.Response:
     """The answer to what went wrong. Of our own trouble the visitor is told no details; the log has them (N-33)."""
     status, message = _judge(error)
-    log.warning(
+    tell = log.warning if status >= 500 or isinstance(error, NotBelieved) else log.info  # what is 400 anybody can send
+    tell(
         "login page refused",
         reason=str(error),
         kind=type(error).__name__,
@@ -151,11 +153,13 @@ NOT_CONFIGURED = Message(
 )
 
 
-def _page(visit: Visit, status: int, message: Message) -> web.Response:
+def page(visit: Visit, status: int, message: Message, *, form_action: Sequence[str] = ()) -> web.Response:
+    """The page in the look of the organisation; see `html` for `form_action`."""
     message = replace(message, request_id=visit.request_id, branding=read_branding(visit.site.branding))
-    return web.Response(
-        status=status,
-        text=render_message(message),
-        content_type="text/html",
-        headers={**security_headers(), **INTERCEPTED},
-    )
+    return html(status, render_message(message), form_action=form_action)
+
+
+def html(status: int, text: str, *, form_action: Sequence[str] = ()) -> web.Response:
+    """A page of ours; answers to its forms may lead to the origins of `form_action`."""
+    headers = {**security_headers(form_action=form_action), **INTERCEPTED}
+    return web.Response(status=status, text=text, content_type="text/html", headers=headers)

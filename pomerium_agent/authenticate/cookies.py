@@ -10,6 +10,7 @@ from pomerium_agent.errors import NotBelieved
 MAX_COOKIE = 4096  # bytes of name, value and attributes: browsers drop what is larger without a word
 CSRF_SECONDS = 43_200
 PKCE_SECONDS = 300
+SIGNED_OUT_SECONDS = 300
 CALLBACK_PATH = "/oauth2/callback"
 
 
@@ -74,14 +75,22 @@ def pkce_cookie(site: Site, name: str, value: str, *, cross_site_post: bool) -> 
     )
 
 
-def clear_pkce_cookie(site: Site, name: str, now: datetime, *, cross_site_post: bool) -> str:
+def clear_pkce_cookie(name: str, now: datetime) -> str:
+    return _cookie(name, "", path=CALLBACK_PATH, expires=now - timedelta(hours=1), max_age=0)
+
+
+def signed_out_cookie_name(site: Site) -> str:
+    """Where to go on after a provider that always returns to the same page (authenticate 3.8)."""
+    return f"{site.cookie_name}_signed_out_redirect_uri"
+
+
+def signed_out_cookie(site: Site, url: str) -> str:
+    return _cookie(signed_out_cookie_name(site), url, max_age=SIGNED_OUT_SECONDS, same_site=SameSite.LAX)
+
+
+def clear_signed_out_cookie(site: Site, now: datetime) -> str:
     return _cookie(
-        name,
-        "",
-        path=CALLBACK_PATH,
-        expires=now - timedelta(hours=1),
-        max_age=0,
-        same_site=_returning(site, cross_site_post=cross_site_post),
+        signed_out_cookie_name(site), "", expires=now - timedelta(hours=1), max_age=0, same_site=SameSite.LAX
     )
 
 

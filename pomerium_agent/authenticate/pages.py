@@ -10,7 +10,7 @@ from enum import Enum
 
 from aiohttp import hdrs, web
 
-from pomerium_agent.authenticate import callback, documents, programs, sign_in
+from pomerium_agent.authenticate import account, back_channel, callback, documents, portal, programs, sign_in, sign_out
 from pomerium_agent.authenticate.answers import redirect, refuse, with_cookies
 from pomerium_agent.authenticate.cookies import CALLBACK_PATH as OAUTH_CALLBACK
 from pomerium_agent.authenticate.desk import Desk
@@ -92,10 +92,21 @@ def _add_login(app: web.Application, desk: Desk) -> None:
     def add(method: str, path: str, page: Page, place: Place = Place.AUTHENTICATE) -> None:
         app.router.add_route(method, path, _answering(desk, page, place))
 
+    add("GET", account.ACCOUNT, account.show_account, Place.ANY)
+    add("GET", account.ACCOUNT.rstrip("/"), _to_account_for_good, Place.ANY)
+    add("GET", "/.pomerium/user", account.show_user, Place.ANY)
+    add("GET", "/.pomerium/jwt", account.show_assertion, Place.ANY)
+    add("GET", account.PORTAL, portal.show_portal, Place.ANY)
+    add("GET", "/.pomerium/api/v1/routes", portal.list_routes, Place.ANY)
+    for method in ("GET", "POST"):
+        add(method, account.SIGN_OUT, sign_out.sign_out, Place.ANY)
+    add("GET", sign_out.SIGNED_OUT, sign_out.show_signed_out, Place.ANY)
+    add("POST", back_channel.PATH, back_channel.log_out)
     add("GET", CALLBACK_PATH, callback.callback, Place.ANY)
     add("GET", CALLBACK_PATH.rstrip("/"), callback.without_slash, Place.ANY)
     add("GET", "/.pomerium/api/v1/login", programs.program_login, Place.ANY)
     add("GET", SIGN_IN_PATH, sign_in.sign_in)
+    add("HEAD", SIGN_IN_PATH, sign_in.sign_in)
     add("GET", OAUTH_CALLBACK, sign_in.oauth_callback)
     add("POST", OAUTH_CALLBACK, sign_in.oauth_callback)
     add("POST", "/.pomerium/verify-access-token", verifier.access_token)
@@ -119,6 +130,10 @@ def _answering(desk: Desk, page: Page, place: Place) -> Handler:
             return with_cookies(refuse(visit, error), visit.parting_cookies)
 
     return answer
+
+
+async def _to_account_for_good(_desk: Desk, _visit: Visit) -> web.Response:
+    return redirect("/.pomerium/", status=301)
 
 
 async def _to_account(_desk: Desk, _visit: Visit) -> web.Response:

@@ -1,5 +1,6 @@
 """Login pages of our own: the sign-in that hosts send browsers to, and the way by the provider (authenticate 5)."""
 
+import re
 from dataclasses import replace
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 TRACE = ("pomerium_traceparent", "pomerium_tracestate")
 MAX_TEXT = 300  # characters of what a provider says in an error
+ERROR_CODE = re.compile(r"[a-z_]{1,64}")
 
 
 async def sign_in(desk: Desk, visit: Visit) -> web.Response:
@@ -103,10 +105,7 @@ async def begin_login(desk: Desk, visit: Visit, settings: ProviderSettings, *, r
 
 async def oauth_callback(desk: Desk, visit: Visit) -> web.Response:
     """5.2: a GET brings everything in its query, a POST in its form."""
-    if visit.request.method == "POST":
-        given = {name: value for name, value in (await visit.request.post()).items() if isinstance(value, str)}
-    else:
-        given = visit.parameters
+    given = await _form(visit) if visit.request.method == "POST" else visit.parameters
     if "error" in given:
         return _refused_by_provider(visit, given)
     if not given.get("code"):
@@ -115,11 +114,11 @@ async def oauth_callback(desk: Desk, visit: Visit) -> web.Response:
     opened = state.open_state(given.get("state", ""), site.shared_key)
     state.check_browser(opened, visit.cookies(cookies.csrf_cookie_name(site)))
     _take_retry(visit, parameters_of(urlsplit(opened.return_to).query))
+    name = cookies.pkce_cookie_name(site, state.digest_of(given["state"]))
+    forget = cookies.clear_pkce_cookie(name, now)
+    visit.parting_cookies.append(forget)
     state.check_age(opened.began, now)
     provider = desk.providers.get(_provider_settings(visit, opened.idp_id))
-    name = cookies.pkce_cookie_name(site, state.digest_of(given["state"]))
-    forget = cookies.clear_pkce_cookie(site, name, now, cross_site_post=_posts(provider))
-    visit.parting_cookies.append(forget)
     secrets = state.open_secrets(visit.cookies(name), site.shared_key, name)
     state.check_age(secrets.began, now)
     until = datetime.fromtimestamp(secrets.began + state.SECONDS, now.tzinfo)
@@ -174,22 +173,30 @@ def _hand_over(visit: Visit, parameters: dict[str, str], handle: Handle, now: da
     return sign_pairs(base, [*echoed, *as_pairs(sent)], site.shared_key, now)
 
 
+async def _form(visit: Visit) -> dict[str, str]:
+    """What a page of the provider posted; nothing of the query counts then."""
+    return parameters_of((await visit.request.read()).decode("ascii", "replace"))
+
+
 def _refused_by_provider(visit: Visit, given: dict[str, str]) -> web.Response:
-    """401 where the provider, or the person, said no; 400 where the request was wrong."""
-    error = given["error"]
+    """401 where the provider, or the person, said no; 400 where the request was wrong.
+
+    What it says in words is shown only to a browser that began the login: anybody can write a link with other words.
+    """
+    error = given["error"] if ERROR_CODE.fullmatch(given["error"]) else "an error that it does not name properly"
     status = 401 if error in ("access_denied", "unauthorized_client") else 400
+    site, words = visit.site, ""
     try:
-        opened = state.open_state(given.get("state", ""), visit.site.shared_key)
-        _take_retry(visit, parameters_of(urlsplit(opened.return_to).query))
+        opened = state.open_state(given.get("state", ""), site.shared_key)
+        state.check_browser(opened, visit.cookies(cookies.csrf_cookie_name(site)))
     except HandoffRejected:
-        pass  # nothing of ours: the page then has no way back
-    told = " ".join(filter(None, (error, given.get("error_description", ""))))[:MAX_TEXT]
-    log.warning("the identity provider refused a login", error=error[:100], request_id=visit.request_id)
-    return problem(
-        visit,
-        status,
-        sign_in_trouble(Trouble.DENIED, retry=visit.retry, details=(("What it said", told),)),
-    )
+        log.info("an error that is of no login of this browser", error=error, request_id=visit.request_id)
+    else:
+        _take_retry(visit, parameters_of(urlsplit(opened.return_to).query))
+        words = given.get("error_description", "")[:MAX_TEXT]
+        log.warning("the identity provider refused a login", error=error, request_id=visit.request_id)
+    told = f"{error}: {words}" if words else error
+    return problem(visit, status, sign_in_trouble(Trouble.DENIED, retry=visit.retry, details=(("What it said", told),)))
 
 
 def _provider_settings(visit: Visit, idp_id: str) -> ProviderSettings:

@@ -16,6 +16,7 @@ from typing import Any
 from pomerium_agent.errors import HandoffExpired, HandoffRejected, HandoffStrayed
 from pomerium_agent.handoff.box import close_box, decode, encode_raw, open_box
 from pomerium_agent.handoff.keys import purpose_key
+from pomerium_agent.idp.pkce import code_challenge_of, new_code_verifier
 
 SECONDS = 300  # either way; a login that takes longer begins again
 SECRET_CHARACTERS = 43  # of 32 bytes in base64
@@ -42,8 +43,7 @@ class Secrets:
 
     @property
     def challenge(self) -> str:
-        """S256 (RFC 7636)."""
-        return encode_raw(hashlib.sha256(self.verifier.encode()).digest())
+        return code_challenge_of(self.verifier)
 
 
 def new_browser_secret() -> str:
@@ -59,7 +59,7 @@ def browser_of(cookie: str) -> str:
 
 
 def new_secrets(now: datetime) -> Secrets:
-    return Secrets(verifier=secrets.token_urlsafe(32), nonce=secrets.token_urlsafe(24), began=int(now.timestamp()))
+    return Secrets(verifier=new_code_verifier(), nonce=secrets.token_urlsafe(24), began=int(now.timestamp()))
 
 
 def seal_state(state: State, shared_secret: bytes) -> str:

@@ -32,6 +32,23 @@ class Visit:
         return self.request.headers.get(hdrs.HOST, "")
 
     @cached_property
+    def hostname(self) -> str:
+        """In lower case, without a port."""
+        host = self.host.lower()
+        return host.removesuffix(self.port)
+
+    @cached_property
+    def port(self) -> str:
+        """`:8443` where the Host header names one, else nothing."""
+        name, colon, port = self.host.rpartition(":")
+        return f":{port}" if name and colon and port.isdigit() else ""
+
+    @property
+    def peer(self) -> str:
+        """Whom Envoy took the request from, which it adds last (A-3)."""
+        return self.request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+
+    @cached_property
     def path(self) -> str:
         return self._target[0]
 

@@ -17,11 +17,13 @@ TEXTS = {
     403: "You are not allowed to open this page.",
     404: "There is nothing at this address. It may have been mistyped, or it is gone.",
     450: "This page may only be opened on devices that meet certain requirements, and yours does not.",
+    503: "This page needs you to be signed in, and the service that signs people in cannot be reached just now.",
     495: "This page may only be opened with a certificate that your browser shows to the site; "
     "it showed none, or one that is not accepted.",
 }
 HINTS = {
     403: "If you think that you should be, tell whoever runs this site, and give them the request id below.",
+    503: "Try again in a moment. Those who are signed in already are not affected.",
     450: "Contact your administrator for assistance, and give them the request id below.",
     495: "Install the certificate that you were given, close all windows of the browser, and try again.",
 }

@@ -51,7 +51,7 @@ async def _show(
         _say("starting the console …")
         cluster = await stack.enter_async_context(open_cluster(directory, CLUSTER))
         ports = _ports(port, replicas)
-        await cluster.apply(sample_config(cluster.domain, upstream, ports[0]))
+        await cluster.apply(sample_config(cluster.domain, upstream.port, ports[0]))
         robot = await _create_robot(cluster)
         running = []
         for number, taken in enumerate(ports, start=1):

@@ -36,7 +36,7 @@ PLAIN = Branding()
 
 
 def read_branding(words: Mapping[str, str]) -> Branding:
-    """By the names that the settings have for it."""
+    """The branding among the settings, by the names it has there."""
     return Branding(
         primary_color=words.get("primary_color", ""),
         secondary_color=words.get("secondary_color", ""),

@@ -4,7 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeGuard
@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from pomerium_agent.databroker.backend import Backend
-from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, RecordNotFound
+from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, ProviderUnavailable, RecordNotFound
 from pomerium_agent.handoff.proof import HEADER as PROOF
 from pomerium_agent.handoff.proof import make_proof
 from pomerium_agent.idp.fetch import fetch_json
@@ -21,10 +21,11 @@ from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.idp.signed import MAX_TOKEN
 from pomerium_agent.pb.pomerium import session_pb2
 from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.sessions.cluster import LocalCluster
 from pomerium_agent.sessions.entries import SESSION
 from pomerium_agent.sessions.handle import Handle
 from pomerium_agent.sessions.identity import Resolved, resolve
-from pomerium_agent.sessions.jwt import JwtProvider, verify_jwt
+from pomerium_agent.sessions.jwt import KUBERNETES_ISSUER, JwtProvider, issuer_of, verify_jwt
 from pomerium_agent.sessions.live import Sessions
 from pomerium_agent.sessions.writing import WRITE_SECONDS, set_claims, write_session
 
@@ -62,7 +63,10 @@ def bearer_session_id(namespace: uuid.UUID, name: str, token: str) -> str:
 
 
 class Bearers:
-    """Finds or makes the session behind a bearer token. `shared_key` proves which cluster asks about one (N-48)."""
+    """Finds or makes the session behind a bearer token.
+
+    `shared_key` proves which cluster asks about one (N-48); `cluster` is the one around us, if there is one.
+    """
 
     def __init__(
         self,
@@ -72,12 +76,14 @@ class Bearers:
         http: aiohttp.ClientSession,
         clock: Clock,
         shared_key: bytes = b"",
+        cluster: LocalCluster | None = None,
     ) -> None:
         self._sessions = sessions
         self._backend = backend
         self._http = http
         self._shared_key = shared_key
         self._clock = clock
+        self._cluster = cluster
         self._jwks = JwksCache(http, clock)
         self._questions = asyncio.Semaphore(QUESTIONS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -96,7 +102,7 @@ class Bearers:
 
     async def _jwt(self, token: str, rule: BearerRule) -> Resolved | None:
         """Verified every time; the record is made anew when it has expired."""
-        provider, claims = await verify_jwt(token, rule.providers, self._jwks, self._clock.now())
+        provider, claims = await self._verify(token, rule.providers)
         id = bearer_session_id(JWTS, provider.name, token)
         async with self._lock(id):
             resolved = await self._existing(id)
@@ -107,6 +113,17 @@ class Bearers:
             if session.expires_at.ToDatetime(UTC) > ends:
                 session.expires_at.FromDatetime(ends)
             return await self._write(session, claims)
+
+    async def _verify(self, token: str, providers: tuple[JwtProvider, ...]) -> tuple[JwtProvider, dict[str, Any]]:
+        """By the keys of whoever issued it; what nobody else here issued may be of the cluster around us."""
+        others = tuple(provider for provider in providers if provider.issuer != KUBERNETES_ISSUER)
+        local = next((provider for provider in providers if provider.issuer == KUBERNETES_ISSUER), None)
+        if local is None or issuer_of(token) in {provider.issuer for provider in others}:
+            return await verify_jwt(token, others, self._jwks, self._clock.now())
+        if self._cluster is None:
+            raise ProviderUnavailable(f"{local.name}: this replica runs in no Kubernetes cluster")
+        known = replace(local, issuer=await self._cluster.issuer(), jwks_url=self._cluster.jwks_url)
+        return await verify_jwt(token, (known,), self._cluster.jwks, self._clock.now())
 
     async def _of_provider(self, token: str, rule: BearerRule) -> Resolved | None:
         """Verified once: the record of a known token is used as it is, be it expired."""

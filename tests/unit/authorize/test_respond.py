@@ -8,6 +8,7 @@ import pytest
 
 from pomerium_agent.authorize.accept import prefers_json, wants_page
 from pomerium_agent.authorize.page import Page, render_page
+from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.handoff.signed import url_signature
 from pomerium_agent.look.branding import Branding
 from pomerium_agent.look.markdown import render_markdown
@@ -339,7 +340,7 @@ def test_markdown_is_a_small_and_safe_part_of_it(text: str, html: str) -> None:
 async def test_the_page_of_a_missing_certificate_says_so() -> None:
     """A-13: a status that only Pomerium knows can be sent."""
     text = '[{"deny": {"or": [{"invalid_client_certificate": 1}]}}]'
-    async with room(with_route(route(text, client_ca=True))) as here:
+    async with room(with_route(route(text, client_trust=ClientTrust()))) as here:
         answer = here.ask()
         kubernetes = json.loads(here.ask(headers={"user-agent": "kubernetes/1"}).body)
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from joserfc.jwk import RSAKey
 
 import pomerium_agent.idp.fetch as fetch
 from pomerium_agent.errors import AgentError, GrantEnded, NotBelieved, ProviderRefused, ProviderUnavailable, Unsupported
 from pomerium_agent.idp import ProviderSettings, open_provider
+from pomerium_agent.idp.discovery import read_metadata
+from pomerium_agent.idp.jwks import read_keys
 from tests.fakes.clock import ManualClock
 from tests.fakes.hostile_provider import KEYS, LEAVE_OUT, ROLLED
 from tests.fakes.private_ca import PrivateCa
@@ -339,12 +343,12 @@ def _deep(here: Scene) -> None:
 
 
 def _huge(here: Scene) -> None:
-    here.idp.fail("/token", 200, "x" * (fetch.MAX_BYTES + 1))
+    here.idp.fail("/token", 200, {"access_token": "a", "more": "x" * (fetch.MAX_BYTES + 1)})
 
 
 def _bomb(here: Scene) -> None:
     async def answer(_: web.Request) -> web.Response:
-        body = gzip.compress(b" " * (64 * fetch.MAX_BYTES))
+        body = gzip.compress(b'{"access_token": "a"}' + b" " * (64 * fetch.MAX_BYTES))
         return web.Response(body=body, headers={"Content-Encoding": "gzip"}, content_type="application/json")
 
     here.idp.answers["/token"] = answer
@@ -429,6 +433,44 @@ async def test_a_clear_no_is_not_retried_and_what_ended_is_told_apart(
     assert code in str(raised.value)
 
 
+async def test_a_code_that_is_over_is_not_tried_again_in_another_way() -> None:
+    """Whoever says `invalid_grant` knew who asked; the secret is not sent a second time."""
+    async with scene().open() as here:
+        with pytest.raises(GrantEnded):
+            await here.provider.exchange("over", redirect_uri="r", nonce="n")
+
+        assert len(here.idp.of("/token")) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"access_token": LEAVE_OUT},
+        {"access_token": ""},
+        {"access_token": "a b"},
+        {"access_token": "a\r\nX: y"},
+        {"access_token": 7},
+        {"token_type": "mac"},
+        {"id_token": LEAVE_OUT},
+        {"id_token": "a.b.c"},
+    ],
+    ids=str,
+)
+async def test_an_answer_without_usable_tokens_is_not_believed(changes: dict[str, Any]) -> None:
+    async with scene().open() as here:
+        here.idp.token_changes = changes
+        with pytest.raises(NotBelieved):
+            await here.log_in()
+
+
+@pytest.mark.parametrize("expires_in", [LEAVE_OUT, 0, -5, "never", True, None, []], ids=str)
+async def test_an_access_token_may_come_without_an_end(expires_in: object) -> None:
+    async with scene().open() as here:
+        here.idp.token_changes["expires_in"] = expires_in
+
+        assert (await here.log_in()).token.expires_at is None
+
+
 async def test_an_access_token_that_ended_is_told_apart() -> None:
     async with scene().open() as here:
         ada = await here.log_in()
@@ -471,6 +513,23 @@ async def test_no_error_tells_a_secret() -> None:
 
     assert len(texts) > 50
     assert [text for text in texts for secret in secrets if secret in text] == []
+
+
+def test_keys_that_are_weak_or_endless_stand_aside() -> None:
+    good = KEYS["RS256"].as_dict(private=False)
+    with warnings.catch_warnings(action="ignore"):
+        weak = RSAKey.generate_key(1024).as_dict(private=False)
+    endless = {**good, "n": "A" * 20_000}
+
+    assert len(read_keys({"keys": [weak, endless, good, {**good, "use": "enc"}]})) == 1
+
+
+def test_an_issuer_with_tls_has_no_endpoint_without() -> None:
+    """Nobody from outside sends our secrets to something on this machine."""
+    document = {name: "https://idp.example.com/x" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
+    assert read_metadata(document, "https://idp.example.com").token_endpoint
+    with pytest.raises(ProviderUnavailable, match="not https"):
+        read_metadata({**document, "token_endpoint": "http://127.0.0.1/x"}, "https://idp.example.com")
 
 
 # --- where questions go -------------------------------------------------------------------------------
