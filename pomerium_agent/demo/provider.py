@@ -21,9 +21,17 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from pomerium_agent.errors import SettingsError
-from pomerium_agent.look import Action, Form, Icon, Message, PasswordForm, security_headers, signed_out
+from pomerium_agent.look import (
+    Action,
+    Form,
+    Icon,
+    Message,
+    PasswordForm,
+    render_password_form,
+    security_headers,
+    signed_out,
+)
 from pomerium_agent.look import render_message as render
-from pomerium_agent.look import render_password_form
 from pomerium_agent.settings import Secret
 
 COOKIE = "dev_provider"
