@@ -2,8 +2,8 @@
 
 import html
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -56,7 +56,7 @@ class Browser:
     def __init__(self, http: aiohttp.ClientSession, console: str, user: DevUser = ADA) -> None:
         self.http = http
         self.user = user
-        self._console = console  # where LOGIN is served in fact
+        self._console = console  # where LOGIN is served in fact, and perhaps by its own name
         self.cookies: dict[str, dict[str, str]] = {}
         self.seen: list[str] = []
 
@@ -96,7 +96,7 @@ class Browser:
         answer = await self.ask(url)
         for _ in range(STEPS):
             if answer.leads_to:
-                if answer.leads_to.startswith(until) and not answer.leads_to.startswith(LOGIN):
+                if answer.leads_to.startswith(until) and not answer.leads_to.startswith((LOGIN, self._console)):
                     return answer
                 answer = await self.ask(answer.leads_to)
                 continue
@@ -178,7 +178,7 @@ class Stage:
     http: aiohttp.ClientSession
     wiki: Tenant
     shop: Tenant
-    browsers: list[Browser] = field(default_factory=list)
+    running: AsyncExitStack  # the provider; closed, it is away
 
     @property
     def base(self) -> str:
@@ -220,17 +220,15 @@ def config(host: str, **settings: Any) -> config_pb2.Config:
 
 
 @asynccontextmanager
-async def login_stage(tmp_path: Path, *, start: datetime | None = None) -> AsyncIterator[Stage]:
-    """Everything on loopback, at the time of a clock that tests move."""
-    clock = ManualClock(start or datetime.now(UTC).replace(microsecond=0))
-    client = DevClient(
-        id="console",
-        secret=Secret("a secret / +%"),
-        redirect_uris=(f"{LOGIN}/oauth2/callback",),
-        post_logout_redirect_uris=(f"{LOGIN}/.pomerium/signed_out",),
-    )
+async def login_stage(tmp_path: Path, *, by_address: bool = False, **options: Any) -> AsyncIterator[Stage]:
+    """Everything on loopback, at the time of a clock that tests move.
+
+    `by_address`: the console is known by its address, so that clients of any kind can reach it. `options`: more of
+    its login settings.
+    """
+    clock = ManualClock(datetime.now(UTC).replace(microsecond=0))
     async with (
-        serve_dev_provider(users=(ADA, GRACE), clients=(client,), clock=clock) as provider,
+        AsyncExitStack() as running,
         serve_console(serve_options(tmp_path), clock=clock) as console,
         aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -239,6 +237,16 @@ async def login_stage(tmp_path: Path, *, start: datetime | None = None) -> Async
             max_field_size=64 * 1024,
         ) as http,
     ):
+        public = console.cluster_api.removesuffix("/cluster/v1") if by_address else LOGIN
+        client = DevClient(
+            id="console",
+            secret=Secret("a secret / +%"),
+            redirect_uris=(f"{public}/oauth2/callback",),
+            post_logout_redirect_uris=(f"{public}/.pomerium/signed_out",),
+        )
+        provider = await running.enter_async_context(
+            serve_dev_provider(users=(ADA, GRACE), clients=(client,), clock=clock)
+        )
         tenants = []
         for name in ("wiki", "shop"):
             host = f"app.{name}.example.com"
@@ -251,7 +259,8 @@ async def login_stage(tmp_path: Path, *, start: datetime | None = None) -> Async
             url=provider.issuer,
             client_id=client.id,
             client_secret=client.secret,
-            public_url=LOGIN,
+            public_url=public,
+            **options,
         )
         manage.set_login(console.store, settings, clock.now())
         yield Stage(
@@ -262,6 +271,7 @@ async def login_stage(tmp_path: Path, *, start: datetime | None = None) -> Async
             http=http,
             wiki=tenants[0],
             shop=tenants[1],
+            running=running,
         )
 
 
