@@ -51,8 +51,17 @@ def signed_in(visit: Visit, url: str, *cookies: str) -> web.Response:
     """
     if visit.site.login.cookie_same_site is not SameSite.STRICT:
         return redirect(url, *cookies)
+    return onward(visit, url, "You are signed in", *cookies)
+
+
+def onward(visit: Visit, url: str, title: str, *cookies: str) -> web.Response:
+    """A page that goes on to `url` by itself.
+
+    Where a redirect would not do: Chromium holds the answers to a form to the policy of its page, with every redirect
+    that follows, and where a sign-out leads in the end only the provider knows.
+    """
     message = Message(
-        title="You are signed in",
+        title=title,
         text="If nothing happens, please go on by yourself.",
         icon=Icon.CHECK,
         primary=Action("Continue", url),

@@ -11,7 +11,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from pomerium_agent.authenticate.account import ACCOUNT, SIGN_OUT
-from pomerium_agent.authenticate.answers import page, redirect
+from pomerium_agent.authenticate.answers import onward, page, redirect
 from pomerium_agent.authenticate.cookies import (
     authenticate_cookie_name,
     clear_session_cookie,
@@ -91,8 +91,7 @@ async def _confirm(visit: Visit, desk: Desk) -> web.Response:
     wanted = visit.parameters.get(REDIRECT, "")
     query = visit.query if is_signed(visit.query) or wanted else ""
     message = confirm_sign_out(Form(f"{SIGN_OUT}?{query}" if query else SIGN_OUT), email=email, back=ACCOUNT)
-    targets = (visit.site.login.authenticate_url, _target(visit))
-    return page(visit, 200, message, form_action=targets)
+    return page(visit, 200, message)
 
 
 async def _on_route(visit: Visit, desk: Desk) -> web.Response:
@@ -112,7 +111,7 @@ async def _on_route(visit: Visit, desk: Desk) -> web.Response:
     if hint:
         parameters.append((HINT, hint))
     url = signed_url(f"{site.login.authenticate_url}{SIGN_OUT}", parameters, site.shared_key, now)
-    return redirect(url, clear_session_cookie(site, site.cookie_name, now))
+    return _on(visit, url, clear_session_cookie(site, site.cookie_name, now))
 
 
 async def _at_home(visit: Visit, desk: Desk) -> web.Response:
@@ -137,10 +136,17 @@ async def _at_home(visit: Visit, desk: Desk) -> web.Response:
     provider = _provider(visit, desk, idp_id)
     there = await _at_provider(provider, raw, target, site.login.authenticate_url) if provider is not None else None
     if there is None:
-        return redirect(target or SIGNED_OUT, *cookies)
+        return _on(visit, target or f"https://{visit.host}{SIGNED_OUT}", *cookies)
     if provider is not None and provider.kind.fixed_sign_out and target:
         cookies.append(signed_out_cookie(site, target))
-    return redirect(there, *cookies)
+    return _on(visit, there, *cookies)
+
+
+def _on(visit: Visit, url: str, *cookies: str) -> web.Response:
+    """To the next place where the browser is still known."""
+    if visit.request.method == "POST":
+        return onward(visit, url, "Signing you out", *cookies)
+    return redirect(url, *cookies)
 
 
 async def _end(desk: Desk, visit: Visit, id: str, record: session_pb2.Session | None) -> None:

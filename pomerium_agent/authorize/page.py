@@ -28,6 +28,24 @@ HINTS = {
     495: "Install the certificate that you were given, close all windows of the browser, and try again.",
 }
 
+# What a policy answers for a criterion that is not met, as its route may tell its visitors.
+REASONS = {
+    "claim-unauthorized": "What your identity provider says about you is not what this page asks for.",
+    "domain-unauthorized": "Your email address is not at a domain that this page is for.",
+    "email-unauthorized": "Your email address is not among those that this page is for.",
+    "groups-unauthorized": "You are in none of the groups that this page is for.",
+    "user-unauthorized": "You are not among the people that this page is for.",
+    "source-ip-unauthorized": "This page cannot be opened from where you are on the network.",
+    "http-method-unauthorized": "This is not something that may be done on this page.",
+    "http-path-unauthorized": "This part of the site is not open to you.",
+    "day-of-week-unauthorized": "This page is closed on this day of the week.",
+    "time-of-day-unauthorized": "This page is closed at this time of day.",
+    "date-unauthorized": "This page is not open on this date.",
+    "reject": "This page is closed to everybody, or to you in particular.",
+    "policy-invalid": "The rules of this page cannot be read, so nobody is let in until they are mended.",
+    "policy-unsupported": "The rules of this page cannot be applied here, so nobody is let in.",
+}
+
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src https: http: data:; base-uri 'none'; form-action 'none'"
 )
@@ -45,6 +63,7 @@ class Page:
     signed_in_as: str = ""
     action_url: str = ""  # where signing in begins
     traces: Sequence[Trace] = ()
+    reasons: Sequence[str] = ()  # of the refusal; shown where no policy has words of its own
     branding: Branding = PLAIN
 
 
@@ -52,7 +71,7 @@ def render_page(page: Page) -> str:
     """The page as HTML. Nothing in it can be written by the visitor; it loads nothing but a chosen logo (A-17)."""
     before, after = _frame(page.status, page.title, page.branding)
     action = actions(Action("Sign in", page.action_url)) if page.action_url else NOTHING
-    return "".join((before, action, _traces(page.traces), _foot(page), after))
+    return "".join((before, action, _why(page.traces, page.reasons), _foot(page), after))
 
 
 @lru_cache(maxsize=64)
@@ -86,9 +105,10 @@ def _foot(page: Page) -> Html:
     return foot(page.request_id, (), *([whose] if page.signed_in_as else []))
 
 
-def _traces(traces: Sequence[Trace]) -> Html:
-    """What each policy has to say for itself; those without an id are the route's own and stay hidden."""
+def _why(traces: Sequence[Trace], reasons: Sequence[str]) -> Html:
+    """What each policy has to say for itself; those without an id are the route's own, and have reasons only."""
     items = [_trace(trace) for trace in traces if trace.id]
+    items = items or [tag("li", REASONS[reason], class_="no") for reason in reasons if reason in REASONS]
     return join((tag("h2", "Why", class_="heading"), tag("ul", *items, class_="traces"))) if items else NOTHING
 
 

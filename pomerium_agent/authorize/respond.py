@@ -106,6 +106,7 @@ def _page(case: Case, decision: Decision, denial: Denial, rules: Rules) -> str:
             )
         )
     resolved, route = case.who.resolved, case.route
+    tells = route is not None and route.show_error_details
     return render_page(
         Page(
             status=denial.status,
@@ -113,7 +114,8 @@ def _page(case: Case, decision: Decision, denial: Denial, rules: Rules) -> str:
             request_id=case.question.request_id,
             signed_in_as=resolved.email if resolved is not None else "",
             action_url=denial.location or denial.login_url,
-            traces=decision.verdict.traces if route is not None and route.show_error_details else (),
+            traces=decision.verdict.traces if tells else (),
+            reasons=decision.reasons if tells and denial.status == 403 else (),
             branding=rules.branding,
         )
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pomerium_agent.cli.console_login import login_app
 from pomerium_agent.cli.console_options import AsJson, DataDir, default_data_dir, utc_now
 from pomerium_agent.cli.service_accounts import service_account_app
 
@@ -18,6 +19,7 @@ console_app = typer.Typer(
 )
 cluster_app = typer.Typer(help="Clusters: one token, one configuration, any number of replicas.", no_args_is_help=True)
 console_app.add_typer(cluster_app, name="cluster")
+console_app.add_typer(login_app, name="login")
 console_app.add_typer(service_account_app, name="service-account")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name.")]

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from pomerium_agent.console.bearers import Unauthenticated
@@ -51,9 +51,12 @@ class ClusterApi:
         self._bundles: dict[str, Bundle] = {}
         self._building: dict[str, asyncio.Lock] = {}
 
-    def application(self) -> web.Application:
-        """The API below `/cluster/v1`, and the download of bundles, which needs no bearer."""
-        application = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY)
+    def application(self, *before: Middleware) -> web.Application:
+        """The API below `/cluster/v1`, and the download of bundles, which needs no bearer.
+
+        What comes `before` it is asked first, whatever the path.
+        """
+        application = web.Application(middlewares=[*before, _answer_errors], client_max_size=MAX_BODY)
         application.add_routes(
             [
                 web.post(f"{PREFIX}/exchangeToken", self.exchange_token),
@@ -177,6 +180,7 @@ class ClusterApi:
             modified_at=max(config.created_at, cluster.accounts_changed_at or config.created_at),
             accounts=accounts,
             accounts_version=cluster.accounts_version,
+            login=self._store.logins.offer(),
         )
         log.info(
             "bundle built",

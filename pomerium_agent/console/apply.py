@@ -11,6 +11,7 @@ from pomerium_agent.console.clusters import publish
 from pomerium_agent.console.complaints import FileRefused
 from pomerium_agent.console.core_config import CoreConfig, read_core_config
 from pomerium_agent.console.diff import Changes, diff
+from pomerium_agent.console.login.offer import Offer
 from pomerium_agent.console.store import Cluster, Conflict, KeyedCertificate, Store
 from pomerium_agent.errors import ConfigRejected, SettingsError
 from pomerium_agent.pb.pomerium import config_pb2
@@ -56,7 +57,7 @@ def apply_file(
     """
     cluster = store.cluster(name)
     core = read_core_config(file)
-    faults = check_file(core, store.certificate(cluster.id), now)
+    faults = check_file(core, store.certificate(cluster.id), now, store.logins.offer())
     serious = [each for each in faults if not each.warning]
     if core.refused or (serious and not allow_faulty):
         raise FileRefused((*core.complaints, *faults))
@@ -82,12 +83,14 @@ def apply_file(
     raise SettingsError(f"cluster {cluster.name} keeps changing while this file is being applied; try again")
 
 
-def check_file(core: CoreConfig, starter: KeyedCertificate | None, now: datetime) -> tuple[Complaint, ...]:
+def check_file(
+    core: CoreConfig, starter: KeyedCertificate | None, now: datetime, login: Offer | None = None
+) -> tuple[Complaint, ...]:
     """What a replica would complain about, said in places of the file; nothing twice.
 
-    `starter` is the certificate that the cluster adds to those of the file, where the cluster is known.
+    `starter` and `login` are what the console adds to the file, where the cluster is known.
     """
-    records = build_records(core.config, starter)
+    records = build_records(core.config, starter, login)
     try:
         _, faults = compile_snapshot(records, now=now)
     except ConfigRejected as error:

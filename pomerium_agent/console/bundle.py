@@ -12,6 +12,7 @@ from functools import cached_property
 
 from pomerium_agent.config.digest import CONFIG, records_digest
 from pomerium_agent.console.accounts import ServiceAccount
+from pomerium_agent.console.login.offer import Offer, add_offer
 from pomerium_agent.console.store import KeyedCertificate
 from pomerium_agent.pb.pomerium import config_pb2, user_pb2
 from pomerium_agent.records import Record, pack, record_to_message, type_url
@@ -65,11 +66,12 @@ def build_bundle(
     modified_at: datetime,
     accounts: Iterable[ServiceAccount] = (),
     accounts_version: int = 0,
+    login: Offer | None = None,
 ) -> Bundle:
     """One version of a configuration, with the starter certificate behind the operator's own, and who may call."""
     return Bundle(
         version=version,
-        records=(*build_records(config, starter), *build_accounts(accounts)),
+        records=(*build_records(config, starter, login), *build_accounts(accounts)),
         modified_at=modified_at,
         accounts_version=accounts_version,
     )
@@ -80,14 +82,18 @@ def build_accounts(accounts: Iterable[ServiceAccount]) -> tuple[Record, ...]:
     return tuple(_account(account) for account in sorted(accounts, key=lambda account: account.id))
 
 
-def build_records(config: config_pb2.Config, starter: KeyedCertificate | None) -> tuple[Record, ...]:
+def build_records(
+    config: config_pb2.Config, starter: KeyedCertificate | None, login: Offer | None = None
+) -> tuple[Record, ...]:
     """Settings and certificates in the record that sorts first, routes by the hash of their id in the others.
 
+    `login` is taken where the configuration leaves it open who logs people in.
     The number of route records is a power of two, so it changes rarely, and a changed route stays in its record.
     """
     settings = config_pb2.Config(name=SETTINGS_RECORD, settings=config.settings)
     if starter is not None:
         settings.settings.certificates.add(cert_bytes=starter.chain.encode(), key_bytes=starter.key.encode())
+    add_offer(settings.settings, login)
     records = [_record(settings)]
     records.extend(_record(part) for part in _split(config.routes))
     return tuple(records)

@@ -80,7 +80,7 @@ def set_storage(store: Store, cluster: Cluster, storage: str | None) -> None:
 
 def publish(store: Store, cluster: Cluster, config: config_pb2.Config, *, reason: str, now: datetime) -> int:
     """Make `config` the next version of a cluster. Conflict when the cluster has moved on since it was read."""
-    digest = records_digest(build_records(config, store.certificate(cluster.id)))
+    digest = _digest(store, cluster, config)
     return store.add_config(cluster.id, config, digest=digest, reason=reason, now=now, expected=cluster.version)
 
 
@@ -99,6 +99,28 @@ def renew_certificates(store: Store, now: datetime) -> tuple[Cluster, ...]:
             continue  # somebody has just applied a file: that version carries the new certificate already
         renewed.append(store.cluster(cluster.id))
     return tuple(renewed)
+
+
+def republish(store: Store, *, reason: str, now: datetime) -> tuple[Cluster, ...]:
+    """Make a new version wherever what the console adds of its own has changed. The clusters that have one."""
+    changed = []
+    for cluster in store.clusters():
+        if not cluster.version:
+            continue
+        stored = store.config(cluster.id)
+        if _digest(store, cluster, stored.config) == stored.digest:
+            continue
+        try:
+            publish(store, cluster, stored.config, reason=reason, now=now)
+        except Conflict:
+            continue  # somebody has just applied a file: that version carries the change already
+        changed.append(store.cluster(cluster.id))
+    return tuple(changed)
+
+
+def _digest(store: Store, cluster: Cluster, config: config_pb2.Config) -> str:
+    """What replicas will call this configuration, with what the console adds to it now."""
+    return records_digest(build_records(config, store.certificate(cluster.id), store.logins.offer()))
 
 
 def checked_storage(storage: str | None) -> str | None:

@@ -98,6 +98,57 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE cluster ADD COLUMN accounts_version INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE cluster ADD COLUMN accounts_changed_at TEXT;
     """,
+    """
+    CREATE TABLE login_secret (              -- settings of the login, keys that sign tokens; by name
+        name TEXT PRIMARY KEY,
+        value BLOB NOT NULL                  -- sealed
+    ) WITHOUT ROWID;
+    CREATE TABLE login_key (                 -- HPKE key pairs
+        public BLOB PRIMARY KEY,
+        private BLOB NOT NULL,               -- sealed
+        current_from TEXT NOT NULL           -- published from then on, until the next one is
+    ) WITHOUT ROWID;
+    CREATE TABLE login_tokens (              -- clusters that asked for the tokens of their people
+        cluster_id TEXT PRIMARY KEY REFERENCES cluster (id) ON DELETE CASCADE
+    ) WITHOUT ROWID;
+    CREATE TABLE login_consent (             -- who agreed that a cluster may know them
+        cluster_id TEXT NOT NULL REFERENCES cluster (id) ON DELETE CASCADE,
+        person BLOB NOT NULL,                -- a hash of provider and subject
+        at TEXT NOT NULL,
+        PRIMARY KEY (cluster_id, person)
+    ) WITHOUT ROWID;
+    CREATE TABLE login_session (             -- browsers that are signed in at the console
+        id BLOB PRIMARY KEY,                 -- a hash of the cookie
+        identity BLOB NOT NULL,              -- sealed: claims and tokens
+        created_at TEXT NOT NULL,
+        checked_at TEXT NOT NULL,            -- when the provider last vouched for it
+        expires_at TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE login_visit (               -- what such a browser is to one cluster
+        id TEXT PRIMARY KEY,
+        session BLOB NOT NULL REFERENCES login_session (id) ON DELETE CASCADE,
+        cluster_id TEXT NOT NULL REFERENCES cluster (id) ON DELETE CASCADE,
+        idp_id TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        UNIQUE (session, cluster_id, idp_id)
+    ) WITHOUT ROWID;
+    CREATE TABLE login_grant (               -- tokens of ours that a cluster holds; hashes only
+        id TEXT PRIMARY KEY,
+        visit TEXT NOT NULL REFERENCES login_visit (id) ON DELETE CASCADE,
+        client_id TEXT NOT NULL,
+        scope TEXT NOT NULL,
+        nonce TEXT NOT NULL,
+        access BLOB NOT NULL UNIQUE,
+        access_until TEXT NOT NULL,
+        refresh BLOB,
+        previous BLOB,                       -- the refresh token before
+        rotated_at TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE login_used (                -- ids of client assertions, until they have expired
+        id BLOB PRIMARY KEY,
+        until TEXT NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 
 

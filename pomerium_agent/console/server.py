@@ -11,9 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
+import aiohttp
 import grpc
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from pomerium_agent.console.api import ClusterApi
 from pomerium_agent.console.bearers import BEARER_LIFE, LINK_LIFE, Signer
@@ -23,6 +25,10 @@ from pomerium_agent.console.connect import ConnectService
 from pomerium_agent.console.control import SOCKET, Answer, control_socket, only_one, serve_control
 from pomerium_agent.console.endpoints import DEFAULT_ADDRESS, DEFAULT_GRPC_ADDRESS, PREFIX, remember
 from pomerium_agent.console.gate import Gate
+from pomerium_agent.console.login.desk import Desk
+from pomerium_agent.console.login.door import Door
+from pomerium_agent.console.login.manage import drop_old_keys
+from pomerium_agent.console.login.sessions import Sessions
 from pomerium_agent.console.nudges import Nudges
 from pomerium_agent.console.otlp import Receiver
 from pomerium_agent.console.presence import Presence
@@ -37,7 +43,9 @@ SAFETY_CHECK = 5.0  # seconds between looks at whether another process wrote wit
 SEEN_EVERY = timedelta(minutes=1)
 RENEW_EVERY = timedelta(hours=1)
 FORGET_AFTER = timedelta(days=7)  # a replica that has not been seen
+LOGIN_UPKEEP = timedelta(minutes=1)
 STOP_GRACE = 1.0  # seconds for calls under way
+MAX_LINE = 48 * 1024  # of a request; what clusters seal into the URL of a sign-in is up to 16 KiB (authenticate 11)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +105,8 @@ async def serve_console(options: ServeOptions, *, clock: Clock | None = None) ->
         gate, nudges, presence = Gate(store, signer, clock), Nudges(store), Presence(store, clock)
         api = ClusterApi(gate, public_url=options.public_url)
         async with (
-            _serve_http(api, options, tls) as http_port,
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http,
+            _serve_http(api, Door(Desk(store, http, clock)).middleware(), options, tls) as http_port,
             _serve_grpc(ConnectService(gate, nudges, presence), Receiver(gate), options, tls) as grpc_port,
         ):
             console = Console(
@@ -138,6 +147,7 @@ async def _upkeep(console: Console, control: socket.socket, clock: Clock) -> Asy
             group.create_task(_watch_database(store, nudges, clock)),
             group.create_task(_note_who_is_there(store, clock)),
             group.create_task(_renew(store, nudges, clock)),
+            group.create_task(_keep_up_login(store, nudges, clock)),
         ]
         try:
             yield
@@ -147,9 +157,13 @@ async def _upkeep(console: Console, control: socket.socket, clock: Clock) -> Asy
 
 
 @asynccontextmanager
-async def _serve_http(api: ClusterApi, options: ServeOptions, tls: "_Tls | None") -> AsyncIterator[int]:
+async def _serve_http(
+    api: ClusterApi, login: Middleware, options: ServeOptions, tls: "_Tls | None"
+) -> AsyncIterator[int]:
     with _listen("--address", options.address) as bound:
-        runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=STOP_GRACE)
+        runner = web.AppRunner(
+            api.application(login), access_log=None, shutdown_timeout=STOP_GRACE, max_line_size=MAX_LINE
+        )
         await runner.setup()
         try:
             await web.SockSite(runner, bound, ssl_context=tls.context if tls else None).start()
@@ -215,6 +229,18 @@ async def _renew(store: Store, nudges: Nudges, clock: Clock) -> NoReturn:
         await clock.sleep(RENEW_EVERY.total_seconds())
         for cluster in await asyncio.to_thread(renew_certificates, store, clock.now()):
             log.info("certificate renewed", cluster=cluster.id, domain=cluster.domain)
+            await nudges.refresh(cluster.id)
+
+
+async def _keep_up_login(store: Store, nudges: Nudges, clock: Clock) -> NoReturn:
+    """Sessions and keys that are over are forgotten."""
+    sessions = Sessions(store.database)
+    while True:
+        await clock.sleep(LOGIN_UPKEEP.total_seconds())
+        now = clock.now()
+        await asyncio.to_thread(sessions.close_expired, now)
+        for cluster in await asyncio.to_thread(drop_old_keys, store, now):
+            log.info("old login key dropped", cluster=cluster.id, version=cluster.version)
             await nudges.refresh(cluster.id)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pomerium_agent.console.accounts import Accounts
 from pomerium_agent.console.database import Database, open_database
+from pomerium_agent.console.login.tables import Logins
 from pomerium_agent.console.sightings import Sightings
 from pomerium_agent.console.tokens import token_hash
 from pomerium_agent.errors import SettingsError
@@ -87,6 +88,7 @@ class Store:
         self._seal = database.seal
         self.sightings = Sightings(database)
         self.accounts = Accounts(database)
+        self.logins = Logins(database)
 
     @property
     def database(self) -> Database:

@@ -276,6 +276,17 @@ async def test_reasons_are_shown_where_the_route_wants_it_and_nowhere_else() -> 
     assert json.loads(data) == {"error": "Forbidden", "request_id": "req-1"}
 
 
+async def test_a_route_without_words_of_its_own_says_what_is_missing() -> None:
+    """A-17: only where the route enables details; the route's own policy has no id to be named by."""
+    shown = route(id="r2", show_error_details=True)
+    async with room(with_route(shown)) as here:
+        page = here.ask(headers=cookie("s-mallory"), route_id="r2").body
+        hidden = here.ask(headers=cookie("s-mallory"), route_id="r1").body
+
+    assert "Your email address is not among those that this page is for." in page
+    assert "Your email address" not in hidden
+
+
 def test_a_policy_without_words_is_named_by_its_id_and_its_remedy_is_for_those_who_need_it() -> None:
     """Authorize 8: entries without an id are hidden."""
     yes, no = Result(True), Result(False)

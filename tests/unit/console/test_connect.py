@@ -105,7 +105,7 @@ async def test_another_cluster_hears_nothing(tmp_path: Path) -> None:
 async def test_what_another_process_wrote_is_noticed_without_a_poke(tmp_path: Path) -> None:
     clock = ManualClock()
     async with visited_console(tmp_path, clock=clock) as visit, visit.subscribed(await visit.bearer()) as call:
-        await clock.until_sleeping(3)
+        await clock.until_sleeping(4)
 
         def write() -> None:
             with open_store(tmp_path, create=False) as elsewhere:

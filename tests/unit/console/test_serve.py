@@ -81,7 +81,7 @@ async def test_with_a_certificate_everything_is_tls(tmp_path: Path) -> None:
 async def test_a_certificate_about_to_expire_is_renewed_and_replicas_are_told(tmp_path: Path) -> None:
     clock = ManualClock()
     async with visited_console(tmp_path, clock=clock) as visit:
-        await clock.until_sleeping(3)
+        await clock.until_sleeping(4)
         clock.jump((LEAF_LIFE - RENEW_BEFORE).total_seconds())
 
         async with visit.subscribed(await visit.bearer()) as call:
@@ -98,7 +98,7 @@ async def test_who_is_connected_is_seen_every_minute(tmp_path: Path) -> None:
     clock = ManualClock()
     async with visited_console(tmp_path, clock=clock) as visit, visit.subscribed(await visit.bearer()):
         await visit.console.presence.written()
-        await clock.until_sleeping(3)
+        await clock.until_sleeping(4)
         store = visit.console.store
         before = store.sightings.replicas(visit.cluster.id)[0].last_seen
 
