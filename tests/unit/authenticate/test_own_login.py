@@ -370,6 +370,21 @@ async def test_a_changed_sign_in_is_refused(tmp_path: Path, part: str) -> None:
         assert "Location" not in answer.headers
 
 
+async def test_a_sign_in_at_the_inner_name_of_the_host_is_signed_for_the_outer_one(tmp_path: Path) -> None:
+    """3.3: and for no other name."""
+    async with scene(tmp_path) as stage:
+        await stage.browser.get(await stage.to_callback(stage.sign_in_url()))
+        inner, other = "auth.internal:8443", "auth.elsewhere"
+        stage.change_login(internal_url=f"https://{inner}")
+        stage.site.set(replace(stage.site.value, authenticate_hosts=frozenset({AUTH, inner, other})))
+        for host in (inner, other):
+            stage.browser.jar[host, "/", AUTH_COOKIE] = stage.browser.cookie(AUTH, AUTH_COOKIE)
+        url = stage.sign_in_url()
+
+        assert (await stage.browser.get(url.replace(AUTH, inner, 1))).status == 302
+        assert (await stage.browser.get(url.replace(AUTH, other, 1))).status == 400
+
+
 async def test_a_sign_in_signed_with_another_key_or_long_ago_is_refused(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         await stage.browser.get(await stage.to_callback(stage.sign_in_url()))
