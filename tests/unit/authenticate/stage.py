@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -51,6 +52,7 @@ class Store(MemoryBackend):
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self.refuses_writes = False
+        self.away = False
         self.puts: list[Sequence[Record]] = []
 
     async def put(self, records: Sequence[Record]) -> Written:
@@ -58,6 +60,16 @@ class Store(MemoryBackend):
             raise DatabrokerUnavailable("the store is away")
         self.puts.append(records)
         return await super().put(records)
+
+    async def get(self, type: str, id: str) -> Record:
+        if self.away:
+            raise DatabrokerUnavailable("the store is away")
+        return await super().get(type, id)
+
+    async def lease(self, name: str, holder: str, ttl: timedelta) -> bool:
+        if self.away:
+            raise DatabrokerUnavailable("the store is away")
+        return await super().lease(name, holder, ttl)
 
     async def session(self, id: str) -> session_pb2.Session:
         message = unpack((await self.get(SESSION, id)).data, session_pb2.Session)
@@ -279,6 +291,8 @@ async def scene(
             connector=aiohttp.UnixConnector(str(path)),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(20),
+            max_line_size=1 << 17,
+            max_field_size=1 << 17,
         ) as inside,
         open_sessions(store, clock, Health()) as sessions,
     ):
