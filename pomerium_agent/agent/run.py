@@ -125,7 +125,7 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
                     clock=clock,
                     providers=providers,
                     server_key=server_key,
-                    open_verification=settings.local.open_token_verification,
+                    mixed_cluster=settings.local.mixed_cluster,
                 ),
             ),
             _run_envoy(settings, board, keeper, clock) as (ads, admin),

@@ -204,11 +204,11 @@ def test_an_address_of_this_machine_is_taken(address: str) -> None:
 @pytest.mark.parametrize(("text", "answer"), [("", False), ("false", False), ("true", True), ("TRUE", True)])
 def test_tokens_are_verified_for_strangers_only_where_that_is_said(text: str, answer: bool) -> None:
     """N-48."""
-    settings = read_settings(TOKEN | {"POMERIUM_AGENT_OPEN_TOKEN_VERIFICATION": text})
+    settings = read_settings(TOKEN | {"POMERIUM_AGENT_MIXED_CLUSTER": text})
 
-    assert settings.local.open_token_verification is answer
+    assert settings.local.mixed_cluster is answer
 
 
 def test_neither_yes_nor_no_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"POMERIUM_AGENT_OPEN_TOKEN_VERIFICATION: 'perhaps' is neither"):
-        read_settings(TOKEN | {"POMERIUM_AGENT_OPEN_TOKEN_VERIFICATION": "perhaps"})
+    with pytest.raises(SettingsError, match=r"POMERIUM_AGENT_MIXED_CLUSTER: 'perhaps' is neither"):
+        read_settings(TOKEN | {"POMERIUM_AGENT_MIXED_CLUSTER": "perhaps"})

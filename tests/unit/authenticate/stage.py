@@ -275,7 +275,7 @@ async def scene(
     tmp_path: Path,
     *,
     flow: Flow = Flow.STATEFUL,
-    open_verification: bool = False,
+    mixed_cluster: bool = False,
     login: Mapping[str, object] | None = None,
 ) -> AsyncIterator[Scene]:
     clock = ManualClock()
@@ -331,7 +331,7 @@ async def scene(
                 clock=clock,
                 providers=Providers(outside, clock),
                 server_key=server_key,
-                open_verification=open_verification,
+                mixed_cluster=mixed_cluster,
             )
             async with serve_pages(sock, keys=Latest(()), desk=desk):
                 yield Scene(clock, store, desk, site, Browser(inside), path, idp)
