@@ -365,10 +365,14 @@ async def key_server(key: bytes = b"") -> AsyncIterator[KeyServer]:
 
 
 @asynccontextmanager
-async def hosted(tmp_path: Path, **login: object) -> AsyncIterator[tuple[Scene, KeyServer]]:
+async def hosted(
+    tmp_path: Path, *, mixed_cluster: bool = False, **login: object
+) -> AsyncIterator[tuple[Scene, KeyServer]]:
     """A replica in the hosted flow, with the service's key on loopback."""
     async with (
         key_server() as server,
-        scene(tmp_path, flow=Flow.STATELESS, login={"internal_url": server.url, **login}) as stage,
+        scene(
+            tmp_path, flow=Flow.STATELESS, mixed_cluster=mixed_cluster, login={"internal_url": server.url, **login}
+        ) as stage,
     ):
         yield stage, server
