@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Rebuilt when what is installed may have changed: dependencies, the build hook, a wire contract.
 READY := .make/ready
+OIDC := tests/oidc/node_modules/.package-lock.json
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
@@ -20,12 +21,12 @@ $(READY): pyproject.toml hatch_build.py $(PROTOS)
 
 # The certified provider that login tests need comes from npm; without Node those tests are skipped and say so.
 oidc: ## Install the OpenID Connect provider that tests log in with
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory .make/oidc; \
+	@if command -v npm >/dev/null; then $(MAKE) -s --no-print-directory $(OIDC); \
 	else echo 'No npm here: tests with the certified OpenID Connect provider are skipped. Install Node and npm for them.' >&2; fi
 
-.make/oidc: tests/oidc/package-lock.json
+$(OIDC): tests/oidc/package-lock.json
 	npm ci --prefix tests/oidc --no-audit --no-fund --loglevel=error
-	@mkdir -p $(@D) && touch $@
+	@touch $@
 
 proto: ## Generate pomerium_agent/pb again
 	@rm -f $(READY) && $(MAKE) --no-print-directory $(READY)

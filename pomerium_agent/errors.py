@@ -16,7 +16,9 @@ AgentError
 ├── RecordNotFound     no such record
 ├── BearerRejected     a visitor's token is not valid      → 403, nothing else is tried
 ├── HandoffRejected    a browser brought what we cannot believe → an error page, no session
-│   └── HandoffExpired     it is too old, or from the future
+│   ├── HandoffExpired     it is too old, or from the future
+│   ├── HandoffUsed        it was brought before
+│   └── HandoffStrayed     it belongs to another browser, or our cookie did not come back
 ├── LeaseTaken         another replica does the job            → wait for our turn
 └── InvalidRequest     a caller's arguments make no sense      → tell the caller, change nothing
     └── Unsupported    they would make sense, but nobody does it
@@ -91,6 +93,14 @@ class HandoffRejected(AgentError):
 
 class HandoffExpired(HandoffRejected):
     """It is genuine, and too old, or the clocks of two machines differ (N-4)."""
+
+
+class HandoffUsed(HandoffRejected):
+    """It is genuine, and was brought before: each works once (N-15)."""
+
+
+class HandoffStrayed(HandoffRejected):
+    """It is genuine, and not of a login that this browser began, as far as its cookies tell (G-3)."""
 
 
 class LeaseTaken(AgentError):

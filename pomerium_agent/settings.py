@@ -52,6 +52,7 @@ class Local:
     http_redirect_addr: str = ""
     health_check_addr: str = ""
     concurrency: int = 0  # Envoy workers; 0: one per CPU this process may use
+    open_token_verification: bool = False  # answer whoever asks whether a token is good (authenticate 8.7)
     force_flow: str = ""  # of logging in: stateless or stateful; empty: as the configuration says (authenticate 1)
 
 
@@ -255,6 +256,7 @@ def _local(env: Mapping[str, str]) -> Local:
         http_redirect_addr=_address(env, "HTTP_REDIRECT_ADDR", ":8080"),
         health_check_addr=_address(env, "HEALTH_CHECK_ADDR", "127.0.0.1:28080"),
         concurrency=int(text) if text else 0,
+        open_token_verification=_yes(env, "POMERIUM_AGENT_OPEN_TOKEN_VERIFICATION"),
         force_flow=_force_flow(env),
     )
 
@@ -263,6 +265,13 @@ def _force_flow(env: Mapping[str, str]) -> str:
     """Which way of logging in somebody insists on; anything else than these two is ignored (authenticate 1)."""
     flow = env.get("DEBUG_FORCE_AUTHENTICATE_FLOW", "")
     return flow if flow in ("stateless", "stateful") else ""
+
+
+def _yes(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name, "").lower() or "false"
+    if text not in ("true", "false"):
+        raise SettingsError(f"{name}: {text!r} is neither true nor false")
+    return text == "true"
 
 
 def _address(env: Mapping[str, str], name: str, example: str) -> str:

@@ -10,7 +10,7 @@ import structlog
 
 from pomerium_agent.agent.blame import Blame
 from pomerium_agent.agent.board import Board
-from pomerium_agent.authenticate import PublicKeys
+from pomerium_agent.authenticate import PublicKeys, Site, build_site
 from pomerium_agent.authorize import NO_RULES, Rules
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.config import Compiled, ConfigSnapshot
@@ -50,6 +50,7 @@ class Feeder:
     rules: Latest[Rules] = field(default_factory=lambda: Latest(NO_RULES))  # what authorization decides by
     keys: Latest[PublicKeys] = field(default_factory=lambda: Latest(()))  # that sign what upstreams are told
     builder: RulesBuilder | None = None  # None: nothing that asks is let in
+    site: Latest[Site] = field(default_factory=lambda: Latest(Site()))  # what login goes by
     _cache: BuildCache = field(default_factory=BuildCache)
     _blame: Blame = field(default_factory=Blame)
     _compiled: Compiled | None = None
@@ -91,6 +92,8 @@ class Feeder:
             resources = await asyncio.to_thread(build_resources, snapshot, self.local, self._cache)
             if self.builder is not None:
                 # Before Envoy has them: a route that Envoy knows and authorization does not would answer 404.
+                # And one that sends people to log in needs the pages for it.
+                self.site.set(await asyncio.to_thread(build_site, compiled.snapshot, self.builder.shared_key))
                 rules = await asyncio.to_thread(self.builder.build, compiled.snapshot)
                 self.rules.set(rules)
                 self.keys.set(self.builder.public_keys(rules))

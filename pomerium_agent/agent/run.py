@@ -6,17 +6,23 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from pathlib import Path
 
+import aiohttp
 import structlog
 
 from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
-from pomerium_agent.authenticate import PublicKeys, serve_pages
+from pomerium_agent.agent.outside import open_outside
+from pomerium_agent.agent.people import People
+from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
+from pomerium_agent.authenticate.manager import run_identity_manager
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
+from pomerium_agent.authorize.login import SignInLinks
+from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.config import open_config
 from pomerium_agent.databroker import open_databroker
 from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
@@ -24,12 +30,16 @@ from pomerium_agent.envoy.ads_server import AdsServer, serve_ads
 from pomerium_agent.envoy.binary import envoy_binary
 from pomerium_agent.envoyconfig import LocalAddresses, build_bootstrap, envoy_arguments
 from pomerium_agent.errors import EnvoyUnavailable
+from pomerium_agent.handoff.keys import hosted_client_key
+from pomerium_agent.idp import Providers
 from pomerium_agent.runtime.clock import Clock, SystemClock
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.sessions.access import track_access
+from pomerium_agent.sessions.bearer import Bearers
+from pomerium_agent.sessions.cluster import open_cluster
 from pomerium_agent.sessions.live import open_sessions
 from pomerium_agent.sessions.signer import Signer
 from pomerium_agent.settings import Settings
@@ -72,17 +82,55 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
         rules = Latest(NO_RULES)  # nobody gets in before there is a configuration
         signer = Signer(link.secrets.signing_key)
         keys: Latest[PublicKeys] = Latest((signer.jwk,))
+        site = Latest(Site())  # and nobody can log in
         async with (
             open_databroker(bootstrap.storage_connection, clock, health) as databroker,
             run_jobs(link, databroker),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
+            open_outside() as outside,
+            open_server_key(site, outside, clock) as server_key,
+            nullcontext(_providers(outside, clock, bootstrap.shared_secret)) as providers,
+            run_identity_manager(backend=databroker, site=site, providers=providers, clock=clock, health=health),
+            open_cluster(os.environ, clock) as cluster,
+            _keeping_tokens(ServerlessTokens(rules, outside, clock, health)) as serverless,
             serve_authorize(
-                sockets["authorize"], Checker(rules, sessions, clock, access=access, denials=board.denials).check
+                sockets["authorize"],
+                Checker(
+                    rules,
+                    sessions,
+                    clock,
+                    bearers=Bearers(
+                        sessions=sessions,
+                        backend=databroker,
+                        http=outside,
+                        clock=clock,
+                        shared_key=bootstrap.shared_secret,
+                        cluster=cluster,
+                    ),
+                    serverless=serverless,
+                    access=access,
+                    denials=board.denials,
+                    sign_in_url=SignInLinks(server_key.latest, full_version()),
+                ).check,
             ),
-            serve_pages(sockets["pages"], keys=keys),
+            serve_pages(
+                sockets["pages"],
+                keys=keys,
+                desk=Desk(
+                    site=site,
+                    sessions=sessions,
+                    backend=databroker,
+                    http=outside,
+                    clock=clock,
+                    providers=providers,
+                    server_key=server_key,
+                    open_verification=settings.local.open_token_verification,
+                ),
+            ),
             _run_envoy(settings, board, keeper, clock) as (ads, admin),
         ):
+            board.people = People(backend=databroker, sessions=sessions, site=site)
             # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
             # an Envoy that we adopted keeps what an agent before us gave it.
             await _until(link.filled)
@@ -90,8 +138,22 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
                 databroker, clock=clock, health=health, local=settings.local, secret=bootstrap.shared_secret
             ) as config:
                 builder = RulesBuilder(shared_key=bootstrap.shared_secret, signer=signer)
-                feeder = Feeder(config, ads, await _local_addresses(settings.runtime_dir), board, rules, keys, builder)
+                feeder = Feeder(
+                    config, ads, await _local_addresses(settings.runtime_dir), board, rules, keys, builder, site
+                )
                 await _feed_envoy(feeder, admin, board, keeper, clock)
+
+
+def _providers(http: aiohttp.ClientSession, clock: Clock, shared_secret: bytes) -> Providers:
+    return Providers(http, clock, client_key=hosted_client_key(shared_secret).private_bytes_raw())
+
+
+@asynccontextmanager
+async def _keeping_tokens(tokens: ServerlessTokens) -> AsyncIterator[ServerlessTokens]:
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(tokens.run(), name="serverless-tokens")
+        yield tokens
+        keeping.cancel()
 
 
 async def _first_bootstrap(link: Link) -> BootstrapConfig:

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from pomerium_agent.authenticate.server_key import ServerKey
 from pomerium_agent.authenticate.site import Site
 from pomerium_agent.databroker.backend import Backend
+from pomerium_agent.idp import Providers
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.sessions.live import Sessions
@@ -20,3 +22,6 @@ class Desk:
     backend: Backend
     http: aiohttp.ClientSession  # trusts what this machine trusts; cookies of nobody
     clock: Clock
+    providers: Providers
+    server_key: ServerKey
+    open_verification: bool = False  # tokens are verified for callers without a proof, too (authenticate 8.7)

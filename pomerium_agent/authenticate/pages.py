@@ -1,60 +1,82 @@
-"""The agent's own pages, which Envoy serves on every host: health, keys, discovery (routes.md 8.4, R-8).
+"""The agent's own pages, which Envoy serves on every host: health, keys, discovery, login (authenticate 2, R-8).
 
-Login is not among them yet: everything below `/.pomerium` answers 404 and says so.
+What is not there answers 404 and says so.
 """
 
-import hashlib
-import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from enum import Enum
 
 from aiohttp import hdrs, web
 
+from pomerium_agent.authenticate import account, back_channel, callback, documents, portal, programs, sign_in, sign_out
+from pomerium_agent.authenticate.answers import redirect, refuse, with_cookies
+from pomerium_agent.authenticate.cookies import CALLBACK_PATH as OAUTH_CALLBACK
+from pomerium_agent.authenticate.desk import Desk
+from pomerium_agent.authenticate.rate import Rate
+from pomerium_agent.authenticate.verify import MAX_BODY, Verifier
+from pomerium_agent.authenticate.visit import Visit
+from pomerium_agent.errors import AgentError
+from pomerium_agent.handoff.nonce import CALLBACK_PATH
+from pomerium_agent.handoff.sign_in import SIGN_IN_PATH
 from pomerium_agent.look import Icon, Message, render_message, security_headers
 from pomerium_agent.runtime.latest import Latest
 
 BACKLOG = 1024
 GRACE = 0.5  # seconds for answers that are under way when we stop
-WELL_KNOWN = "/.well-known/pomerium"
-JWKS = f"{WELL_KNOWN}/jwks.json"
-OPEN_TO_ALL = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
+MAX_LINE = 64 * 1024  # of a request or a header: Envoy lets 60 KiB of both through, and cookies of others add up
 
 PublicKeys = tuple[Mapping[str, str], ...]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Page = Callable[[Desk, Visit], Awaitable[web.StreamResponse]]
 
 PAGE = render_message(
     Message(
         title="404 Not Found",
-        text="There is nothing here. Login pages are not part of this version of pomerium-agent.",
+        text="There is no page of the login service at this address. Check the link, or go back.",
         icon=Icon.SEARCH,
     )
 )
-NOT_FOUND = "Not Found: login pages are not part of this version"
+NOT_FOUND = "Not Found: there is no page of the login service at this address"
+ROBOTS = "User-agent: *\nDisallow: /\n"
+
+
+class Place(Enum):
+    """On which hosts a page is."""
+
+    ANY = "any of this cluster"
+    AUTHENTICATE = "the authenticate host, where that is ours"
 
 
 @asynccontextmanager
-async def serve_pages(sock: socket.socket, *, keys: Latest[PublicKeys]) -> AsyncIterator[None]:
+async def serve_pages(
+    sock: socket.socket, *, keys: Latest[PublicKeys], desk: Desk | None = None
+) -> AsyncIterator[None]:
     """Serve the pages on the listening socket `sock`, which is ours from now on, while the block runs.
 
-    `keys` are the public JWKs of everything that may sign, so that upstreams can verify it (A-23).
+    `keys` are the public JWKs of everything that may sign, so that upstreams can verify it (A-23). Without a `desk`
+    nobody logs in.
 
     On the way out nothing more is accepted, so callers wait in the socket's queue for the next agent, and answers
     under way get half a second.
     """
-
-    async def jwks(request: web.Request) -> web.Response:
-        return _document(request, {"keys": keys.value})
-
     with sock:
-        app = web.Application(middlewares=[_other_answers])
+        app = web.Application(middlewares=[_other_answers], client_max_size=MAX_BODY)
         app.on_response_prepare.append(_anonymous)
         app.router.add_get("/ping", _alive)
         app.router.add_get("/healthz", _alive)
-        app.router.add_get(JWKS, jwks)
-        app.router.add_get(WELL_KNOWN, _discovery)
-        app.router.add_get(f"{WELL_KNOWN}/", _discovery)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=GRACE)
+        documents.add_documents(app, keys, desk.site if desk else None)
+        if desk is not None:
+            _add_login(app, desk)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=GRACE,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+        )
         await runner.setup()
         try:
             await web.SockSite(runner, sock, backlog=BACKLOG).start()
@@ -63,33 +85,67 @@ async def serve_pages(sock: socket.socket, *, keys: Latest[PublicKeys]) -> Async
             await runner.cleanup()
 
 
-def _document(request: web.Request, value: object) -> web.Response:
-    """A JSON document that seldom changes, with what caches need to know."""
-    body = json.dumps(value).encode()
-    etag = hashlib.sha256(body).hexdigest()[:32]
-    known = request.if_none_match or ()
-    if any(tag.value in (etag, "*") for tag in known):
-        response = web.Response(status=304, headers=OPEN_TO_ALL)
-    else:
-        response = _json(body)
-    response.etag = etag
-    response.headers[hdrs.CACHE_CONTROL] = "max-age=60"
-    return response
+def _add_login(app: web.Application, desk: Desk) -> None:
+    """Every page of a login, and nothing else: what changes something answers no HEAD."""
+    verifier = Verifier(proven=Rate(200, 400), open_to_all=Rate(10, 20))
+
+    def add(method: str, path: str, page: Page, place: Place = Place.AUTHENTICATE) -> None:
+        app.router.add_route(method, path, _answering(desk, page, place))
+
+    add("GET", account.ACCOUNT, account.show_account, Place.ANY)
+    add("GET", account.ACCOUNT.rstrip("/"), _to_account_for_good, Place.ANY)
+    add("GET", "/.pomerium/user", account.show_user, Place.ANY)
+    add("GET", "/.pomerium/jwt", account.show_assertion, Place.ANY)
+    add("GET", account.PORTAL, portal.show_portal, Place.ANY)
+    add("GET", "/.pomerium/api/v1/routes", portal.list_routes, Place.ANY)
+    for method in ("GET", "POST"):
+        add(method, account.SIGN_OUT, sign_out.sign_out, Place.ANY)
+    add("GET", sign_out.SIGNED_OUT, sign_out.show_signed_out, Place.ANY)
+    add("POST", back_channel.PATH, back_channel.log_out)
+    add("GET", CALLBACK_PATH, callback.callback, Place.ANY)
+    add("GET", CALLBACK_PATH.rstrip("/"), callback.without_slash, Place.ANY)
+    add("GET", "/.pomerium/api/v1/login", programs.program_login, Place.ANY)
+    add("GET", SIGN_IN_PATH, sign_in.sign_in)
+    add("HEAD", SIGN_IN_PATH, sign_in.sign_in)
+    add("GET", OAUTH_CALLBACK, sign_in.oauth_callback)
+    add("POST", OAUTH_CALLBACK, sign_in.oauth_callback)
+    add("POST", "/.pomerium/verify-access-token", verifier.access_token)
+    add("POST", "/.pomerium/verify-identity-token", verifier.identity_token)
+    add("*", "/", _to_account)
+    add("GET", "/robots.txt", _robots)
+
+
+def _answering(desk: Desk, page: Page, place: Place) -> Handler:
+    """The page on its hosts; what goes wrong becomes a page that says so, and no session."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        visit = Visit(request=request, site=desk.site.value)
+        if not visit.site.shared_key or not visit.site.serves(visit.host):
+            raise web.HTTPNotFound
+        if place is Place.AUTHENTICATE and not visit.on_authenticate_host:
+            raise web.HTTPNotFound
+        try:
+            return await page(desk, visit)
+        except AgentError as error:
+            return with_cookies(refuse(visit, error), visit.parting_cookies)
+
+    return answer
+
+
+async def _to_account_for_good(_desk: Desk, _visit: Visit) -> web.Response:
+    return redirect("/.pomerium/", status=301)
+
+
+async def _to_account(_desk: Desk, _visit: Visit) -> web.Response:
+    return redirect("/.pomerium/")
+
+
+async def _robots(_desk: Desk, _visit: Visit) -> web.Response:
+    return web.Response(text=ROBOTS)
 
 
 async def _alive(_request: web.Request) -> web.Response:
     return web.Response(text="OK\n")
-
-
-async def _discovery(request: web.Request) -> web.Response:
-    """Who this host is, for those who verify its assertions (authorize.md 14)."""
-    issuer = f"https://{request.host}/"
-    return _json(json.dumps({"issuer": issuer, "jwks_uri": f"https://{request.host}{JWKS}"}).encode())
-
-
-def _json(body: bytes) -> web.Response:
-    """The reachability check wants this content type to the letter (zero link 16.1), so no charset."""
-    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json", **OPEN_TO_ALL})
 
 
 @web.middleware

@@ -23,6 +23,7 @@ class Site:
     wildcards: tuple[str, ...] = ()  # what follows the `*` of hosts like `*.example.com`, dot included
     authenticate_hosts: frozenset[str] = frozenset()  # whose login pages are ours
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)  # by id: the default one, and routes'
+    idps_of_host: Mapping[str, frozenset[str]] = field(default_factory=dict)  # ids, by host without a port
     provider_of_host: Mapping[str, ProviderSettings] = field(default_factory=dict)  # where it is not the default one
     branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
     routes: tuple[Route, ...] = ()  # those that serve, for the portal
@@ -39,6 +40,13 @@ class Site:
         """Whose sessions count on our own pages of a host."""
         return self.provider_of_host.get(host.lower(), self.login.provider)
 
+    def logs_in_with(self, host: str, idp_id: str) -> bool:
+        """Whether sessions of that provider are of any use on a host (N-19). A wildcard's may be anybody's."""
+        host = host.lower()
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
+        known = self.idps_of_host.get(name)
+        return idp_id in (self.providers if known is None else known)
+
 
 def build_site(snapshot: ConfigSnapshot, shared_key: bytes) -> Site:
     """The part of a configuration that login needs. Pure."""
@@ -47,6 +55,7 @@ def build_site(snapshot: ConfigSnapshot, shared_key: bytes) -> Site:
     providers = {login.provider.id: login.provider}
     hosts: set[str] = set()
     wildcards: dict[str, None] = {}
+    idps: dict[str, set[str]] = {}
     for route in snapshot.routes:
         source = route.source
         if source.wildcard:
@@ -55,6 +64,8 @@ def build_site(snapshot: ConfigSnapshot, shared_key: bytes) -> Site:
             hosts.add(source.host if source.port is None else f"{source.host}:{source.port}")
         provider = provider_of_route(route, login)
         providers[provider.id] = provider
+        if not source.wildcard:
+            idps.setdefault(source.host, set()).add(provider.id)
     return Site(
         login=login,
         cookie_name=settings.cookie_name,
@@ -63,6 +74,7 @@ def build_site(snapshot: ConfigSnapshot, shared_key: bytes) -> Site:
         wildcards=tuple(end for end in wildcards if end),
         authenticate_hosts=frozenset(settings.hosts_of_authenticate),
         providers=MappingProxyType(providers),
+        idps_of_host=MappingProxyType({host: frozenset(ids) for host, ids in idps.items()}),
         provider_of_host=MappingProxyType(dict(providers_of_hosts(snapshot.routes, login))),
         branding=settings.branding,
         routes=tuple(route for route in snapshot.routes if not isinstance(route.action, Unavailable)),

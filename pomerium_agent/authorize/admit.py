@@ -146,8 +146,10 @@ class _Writing:
         """The token of a service account, never without a user to be (A-26); `decide` has seen to that."""
         self.add(AUTHORIZATION, f"Bearer {self._route.kubernetes_token.strip()}")
         self.add("impersonate-user", str(self._payload["email"]))
+        # One that a header would not carry as it is might arrive as another one.
         groups = (str(group) for group in self._payload["groups"])
-        self.add(IMPERSONATE_GROUPS, ",".join(quote(group, safe=" !#$&'()*+-./:;<=>?@[]^_`{|}~") for group in groups))
+        whole = (group for group in groups if group == group.strip() and group.isprintable())
+        self.add(IMPERSONATE_GROUPS, ",".join(quote(group, safe=" !#$&'()*+-./:;<=>?@[]^_`{|}~") for group in whole))
 
     def serverless(self, token: str) -> None:
         """Google's proof of who we are; without one the request goes on without (authorize 16)."""

@@ -3,12 +3,13 @@
 import ipaddress
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from pomerium_agent.authorize.client_trust import judge
 from pomerium_agent.authorize.decide import BAD_CREDENTIALS, NEEDS_SESSION, NO_IMPERSONATION, POMERIUM_ROUTE
 from pomerium_agent.authorize.denials import Denied
 from pomerium_agent.authorize.gather import address, decoded_path
@@ -178,7 +179,9 @@ def explain_request(snapshot: ConfigSnapshot, asked: Hypothetical, faults: Seque
     found = locate(snapshot, host=asked.host, path=path, method=asked.method)
     if found.internal:
         return _own_page(facts)
-    return _not_found(facts, found) if found.route is None else _explained(found.route, facts, faults)
+    if found.route is None:
+        return _not_found(facts, found)
+    return _explained(found.route, _judged(facts, snapshot, found.route, ""), faults)
 
 
 def explain_denied(snapshot: ConfigSnapshot, denied: Denied, faults: Sequence[Fault] = ()) -> dict[str, Any]:
@@ -188,7 +191,10 @@ def explain_denied(snapshot: ConfigSnapshot, denied: Denied, faults: Sequence[Fa
         note = "the credentials that the request carried were refused before any policy was asked"
         told = _answer(denied.facts, "deny", denied.status, deny_reasons=denied.reasons, route=route, note=note)
     elif route is not None:
-        told = _explained(route, denied.facts, faults)
+        facts = denied.facts
+        if denied.chain or facts.request.certificate is None:
+            facts = _judged(facts, snapshot, route, denied.chain)
+        told = _explained(route, facts, faults)
         if not isinstance(route.action, Unavailable) and checksum(route) != denied.route_checksum:
             told["note"] = "the route has changed since; this is what it says now"
     elif denied.route_id:
@@ -205,6 +211,13 @@ def explain_denied(snapshot: ConfigSnapshot, denied: Denied, faults: Sequence[Fa
         "session_id": denied.session_id,
     }
     return told | {"then": then}
+
+
+def _judged(facts: Facts, snapshot: ConfigSnapshot, route: Route, chain: str) -> Facts:
+    """The facts, with the verdict on a client certificate by what is in force now; a chain of "" is none (A-18)."""
+    trust = snapshot.settings.client_certificates.trust(route.access.client_ca)
+    valid = judge(trust, chain, facts.now).valid
+    return replace(facts, request=replace(facts.request, certificate_valid=valid))
 
 
 def _explained(route: Route, facts: Facts, faults: Sequence[Fault]) -> dict[str, Any]:

@@ -1,19 +1,23 @@
 """One check from bytes to bytes: gather, find out who asks, decide, respond."""
 
 from collections.abc import Awaitable, Hashable
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import NamedTuple
 
 from pomerium_agent.authorize.admit import OWN_PAGES, admit
+from pomerium_agent.authorize.client_trust import judge
 from pomerium_agent.authorize.decide import Case, Decision, decide
 from pomerium_agent.authorize.denials import Denials
 from pomerium_agent.authorize.gather import Question, gather
 from pomerium_agent.authorize.login import SignInUrl, denial_of, signed_sign_in
+from pomerium_agent.authorize.loop import LoopDetector
 from pomerium_agent.authorize.memory import REMEMBERED, Look, Memory, Remembered, key_of, looks_of
 from pomerium_agent.authorize.record import write_record
 from pomerium_agent.authorize.respond import respond
 from pomerium_agent.authorize.rules import NO_RULES, RouteRules, Rules
+from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.authorize.who import STRANGER, Finder, Who
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.errors import BearerRejected
@@ -63,7 +67,7 @@ class Checker:
     """Answers checks. Everything it does not understand fails, and Envoy answers failures with 503 (A-2).
 
     `access` notes which sessions were used, `denials` keeps what was denied, `bearers` reads the tokens of others:
-    without it, routes that expect those let nobody in who brings one.
+    without it, routes that expect those let nobody in who brings one. `serverless` has Google's tokens.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Checker:
         clock: Clock,
         *,
         bearers: Bearers | None = None,
+        serverless: ServerlessTokens | None = None,
         access: AccessTracker | None = None,
         denials: Denials | None = None,
         sign_in_url: SignInUrl = signed_sign_in,
@@ -82,9 +87,11 @@ class Checker:
         self._sessions = sessions
         self._clock = clock
         self._bearers = bearers
+        self._serverless = serverless
         self._access = access
         self.denials = Denials() if denials is None else denials
         self._sign_in_url = sign_in_url
+        self._loops = LoopDetector()
         self._remembered = remembered
         self._assertions: Assertions | None = None
         self._generation = _Generation(rules.value, sessions, clock, remembered)
@@ -100,6 +107,23 @@ class Checker:
         if question.internal:
             return self._internal(question, generation)
         route = generation.rules.routes.get(question.route_id)
+        if route is not None and route.serverless_audience and self._awaits(route.serverless_audience):
+            return self._after_token(question, generation, route)
+        return self._on_route(question, generation, route)
+
+    def _awaits(self, audience: str) -> bool:
+        return self._serverless is not None and self._serverless.awaited(audience)
+
+    async def _after_token(self, question: Question, generation: _Generation, route: RouteRules) -> bytes:
+        """Only the first requests after a start or a change get here."""
+        if self._serverless is not None:
+            await self._serverless.wait(route.serverless_audience)
+        answer = self._on_route(question, generation, route)
+        return answer if isinstance(answer, bytes) else await answer
+
+    def _on_route(
+        self, question: Question, generation: _Generation, route: RouteRules | None
+    ) -> bytes | Awaitable[bytes]:
         asked = _Asked(question, generation, route, generation.finder.presented(question))
         if route is None:
             return self._fresh(asked, Who(asked.presented))
@@ -149,8 +173,11 @@ class Checker:
     async def _by_bearer_later(self, asked: _Asked) -> bytes:
         if asked.route is None or asked.route.bearer is None or self._bearers is None:
             return self._fresh(asked, Who(asked.presented, refused=403))
+        rule = asked.route.bearer
+        if rule.format is not BearerFormat.JWT and not rule.idp_id:  # then the route's own provider issued it (A-6)
+            rule = replace(rule, idp_id=asked.generation.finder.idp_id(asked.question, asked.route))
         try:
-            resolved = await self._bearers.find(asked.presented.bearer, asked.route.bearer)
+            resolved = await self._bearers.find(asked.presented.bearer, rule)
         except BearerRejected:
             return self._fresh(asked, Who(asked.presented, refused=403))
         return self._fresh(asked, Who(asked.presented, resolved))
@@ -177,28 +204,24 @@ class Checker:
 
     def _fresh(self, asked: _Asked, who: Who, slot: _Slot | None = None) -> bytes:
         """Decide, and tell everybody who has to know."""
-        rules = asked.generation.rules
-        case = Case(
-            question=asked.question,
-            route=asked.route,
-            who=who,
-            certificate_valid=asked.route is None or not asked.route.client_ca,
-            now=self._clock.now(),
-        )
+        rules, now = asked.generation.rules, self._clock.now()
+        judged = judge(asked.route.client_trust if asked.route is not None else None, asked.question.chain, now)
+        case = Case(question=asked.question, route=asked.route, who=who, certificate_valid=judged.valid, now=now)
         decision = decide(case)
         self._note(who)
         if not decision.allowed:
             return self._deny(case, decision, rules)
-        admission = admit(case, rules, self._assertions_of(rules))
+        admission = admit(case, rules, self._assertions_of(rules), self._serverless_token(case.route))
         write_record(case, decision, rules.log_fields, admission.removed_groups)
         if slot is not None and who.handle == slot.handle:
+            until = min(admission.until, judged.until)
             asked.generation.memory.keep(
-                slot.key, Remembered(admission.answer, admission.until, who, decision, admission.removed_groups)
+                slot.key, Remembered(admission.answer, until, who, decision, admission.removed_groups)
             )
         return admission.answer
 
     def _deny(self, case: Case, decision: Decision, rules: Rules) -> bytes:
-        denial = denial_of(case, decision, rules, self._sign_in_url)
+        denial = denial_of(case, decision, rules, self._sign_in_url, self._loops)
         write_record(case, decision, rules.log_fields)
         self.denials.add(case, decision)
         return respond(case, decision, denial, rules)
@@ -206,6 +229,11 @@ class Checker:
     def _note(self, who: Who) -> None:
         if self._access is not None and who.tracked and who.resolved is not None:
             self._access.note(who.resolved.session_id, service_account=who.resolved.service_account)
+
+    def _serverless_token(self, route: RouteRules | None) -> str:
+        if route is None or not route.serverless_audience or self._serverless is None:
+            return ""
+        return self._serverless.token(route.serverless_audience)
 
     def _assertions_of(self, rules: Rules) -> Assertions | None:
         """Kept from one generation to the next, as long as the key stays."""

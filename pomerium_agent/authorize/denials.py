@@ -13,6 +13,7 @@ KEPT = 1000
 MAX_HEADER_VALUE = 256  # characters of one that are kept
 MAX_HEADERS = 64
 MAX_PATH = 4096
+MAX_CHAIN = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Denied:
     reasons: tuple[str, ...]
     session_id: str
     facts: Facts
+    chain: str = ""  # of the client's certificates, as Envoy tells of it; left out when it is long
 
 
 class Denials:
@@ -60,6 +62,7 @@ class Denials:
             reasons=decision.reasons,
             session_id=case.who.resolved.session_id if case.who.resolved is not None else "",
             facts=_kept_facts(case),
+            chain=question.chain if len(question.chain) <= MAX_CHAIN else "",
         )
         kept.move_to_end(question.request_id)
         if len(kept) > self._limit:

@@ -18,9 +18,10 @@ from pomerium_agent.config.snapshot import (
 )
 from pomerium_agent.config.templates import parse_template
 from pomerium_agent.envoyconfig.route import checksum
-from pomerium_agent.look.branding import Branding
+from pomerium_agent.look.branding import read_branding
 from pomerium_agent.sessions import bearer
 from pomerium_agent.sessions.bearer import BearerRule
+from pomerium_agent.sessions.jwt import JwtProvider
 from pomerium_agent.sessions.signer import Signer, read_signer
 
 _AFFINE = (LoadBalancing.RING_HASH, LoadBalancing.MAGLEV)
@@ -65,7 +66,8 @@ class RulesBuilder:
             jwt_claims_headers=settings.jwt_claims_headers,
             signer=read_signer(settings.signing_key.encode()) if settings.signing_key else self.signer,
             log_fields=DEFAULT_LOG_FIELDS if settings.authorize_log_fields is None else settings.authorize_log_fields,
-            branding=_branding(settings.branding),
+            branding=read_branding(settings.branding),
+            google_account=settings.google_account,
         )
 
     def public_keys(self, rules: Rules) -> tuple[Mapping[str, str], ...]:
@@ -92,10 +94,12 @@ def _route(route: Route, settings: Settings) -> RouteRules:
             (name, parse_template(template)) for name, template in route.set_request_headers.items()
         ),
         kubernetes=route.kubernetes,
+        kubernetes_token=route.kubernetes_token,
+        serverless_audience=route.serverless_audience,
         affinity=upstream is not None and upstream.load_balancing in _AFFINE,
         depends_on=access.depends_on,
         idp_id=provider_of_route(route, settings.login).id,
-        client_ca=access.client_ca,
+        client_trust=settings.client_certificates.trust(access.client_ca),
         stat_name=route.stat_name,
     )
 
@@ -105,16 +109,25 @@ def _bearer(route: Route, settings: Settings) -> BearerRule | None:
     known = _FORMATS.get(wanted)
     if known is None:
         return None
-    return BearerRule(format=known, authenticate_url=settings.login.internal_url)
+    return BearerRule(
+        format=known,
+        authenticate_url=settings.login.internal_url,
+        providers=_providers(route, settings) if known is bearer.BearerFormat.JWT else (),
+        cookie_expire=settings.login.cookie_expire,
+    )
 
 
-def _branding(words: Mapping[str, str]) -> Branding:
-    return Branding(
-        primary_color=words.get("primary_color", ""),
-        secondary_color=words.get("secondary_color", ""),
-        dark_primary_color=words.get("darkmode_primary_color", ""),
-        dark_secondary_color=words.get("darkmode_secondary_color", ""),
-        logo_url=words.get("logo_url", ""),
-        favicon_url=words.get("favicon_url", ""),
-        first_paragraph=words.get("error_message_first_paragraph", ""),
+def _providers(route: Route, settings: Settings) -> tuple[JwtProvider, ...]:
+    """Those that the route names, or all; one that is named and cannot be used is not there (authorize 4.2)."""
+    wanted = route.access.identity_providers
+    return tuple(
+        JwtProvider(
+            name=provider.name,
+            issuer=provider.issuer,
+            audiences=provider.audiences,
+            jwks_url=provider.jwks_url,
+            algorithms=provider.algorithms,
+        )
+        for provider in settings.identity_providers
+        if not wanted or provider.name in wanted
     )

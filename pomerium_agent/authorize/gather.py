@@ -6,10 +6,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from pomerium_agent.envoyconfig.client_certificates import CERTIFICATE_NAMESPACE
 from pomerium_agent.pb.envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
-CERTIFICATE_NAMESPACE = "com.pomerium.client-certificate-info"
 HEX = frozenset("0123456789abcdefABCDEF")
 Address = IPv4Address | IPv6Address | None
 

@@ -1,35 +1,31 @@
 """Those who have to prove something first: who is sent to sign in or enrol, and who is only told so (authorize 9)."""
 
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
 from pomerium_agent.authorize.accept import preferred, wants_page
 from pomerium_agent.authorize.decide import Case, Decision
 from pomerium_agent.authorize.gather import Question
+from pomerium_agent.authorize.loop import Cause, LoopDetector, causes_of
 from pomerium_agent.authorize.rules import Rules
 from pomerium_agent.authorize.urls import current_url, page_url
+from pomerium_agent.errors import HandoffRejected
+from pomerium_agent.handoff import nonce
+from pomerium_agent.handoff.sign_in import SignIn, stateful_url, stateless_url
 from pomerium_agent.handoff.signed import signed_url
 from pomerium_agent.policy import Kind
-from pomerium_agent.sessions.sources import Presented
+from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.sessions.sources import Presented, find_cookie
 
-MAX_ADDITIONAL_HOSTS = 5
+LOOP = "Signing in leads nowhere"
+NO_LOGIN = "Nobody can sign in just now"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class SignIn(NamedTuple):
-    """What the login has to know of the request that needs it."""
-
-    return_url: str
-    idp_id: str
-    additional_hosts: tuple[str, ...]
-    traceparent: str
-    now: datetime
-
-
-SignInUrl = Callable[[Rules, SignIn], str]  # empty: nobody can sign in
+SignInUrl = Callable[[Rules, SignIn, datetime], str]  # empty: nobody can sign in now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,37 +36,93 @@ class Denial:
     message: str
     location: str = ""
     login_url: str = ""  # for those who cannot be redirected
+    cookies: tuple[str, ...] = ()  # Set-Cookie headers
+    causes: tuple[Cause, ...] = ()  # of a login that leads nowhere
     script: bool = False  # it was no navigation of a browser, so a page is of no use (W1)
 
 
-def signed_sign_in(rules: Rules, sign_in: SignIn) -> str:
+class SignInLinks:
+    """Where a login begins: a signed URL in the stateful flow, a sealed one in the stateless (authenticate 4.2, 5.1).
+
+    `server_key` is the public key of the hosted service, which somebody else fetches: a check waits for nobody.
+    """
+
+    def __init__(self, server_key: Latest[bytes | None], version: str) -> None:
+        self._server_key = server_key
+        self._version = version
+
+    def __call__(self, rules: Rules, sign_in: SignIn, now: datetime) -> str:
+        """Empty when nobody can sign in now."""
+        if not rules.stateless:
+            return signed_sign_in(rules, sign_in, now)
+        receiver = self._server_key.value
+        if receiver is None or not rules.shared_key:
+            return ""
+        try:
+            return stateless_url(
+                rules.authenticate_url,
+                sign_in,
+                shared_secret=rules.shared_key,
+                server_key=receiver,
+                now=now,
+                version=self._version,
+                request_uuid=str(uuid.uuid4()),
+            )
+        except HandoffRejected:  # it is no key
+            return ""
+
+
+def signed_sign_in(rules: Rules, sign_in: SignIn, now: datetime) -> str:
     """The start of the stateful flow: a URL of the authenticate service, signed with the shared key."""
     if not rules.authenticate_url or not rules.shared_key:
         return ""
-    parameters = [
-        ("pomerium_additional_hosts", ",".join(sign_in.additional_hosts[:MAX_ADDITIONAL_HOSTS])),
-        ("pomerium_idp_id", sign_in.idp_id),
-        ("pomerium_redirect_uri", sign_in.return_url),
-    ]
-    if sign_in.traceparent:
-        parameters.append(("pomerium_traceparent", sign_in.traceparent))
-    return signed_url(
-        f"{rules.authenticate_url.rstrip('/')}/.pomerium/sign_in", parameters, rules.shared_key, sign_in.now
-    )
+    return stateful_url(rules.authenticate_url, sign_in, shared_secret=rules.shared_key, now=now)
 
 
-def denial_of(case: Case, decision: Decision, rules: Rules, sign_in_url: SignInUrl = signed_sign_in) -> Denial:
-    """What becomes of a request that is not allowed."""
+def denial_of(
+    case: Case,
+    decision: Decision,
+    rules: Rules,
+    sign_in_url: SignInUrl = signed_sign_in,
+    loops: LoopDetector | None = None,
+) -> Denial:
+    """What becomes of a request that is not allowed. `loops` keeps browsers from going round in circles."""
     if decision.kind not in (Kind.LOGIN, Kind.ENROLL):
         return Denial(status=decision.status, message=decision.message)
     script = is_script(case.question)
     redirects = not script and is_redirectable(case.question, case.who.presented)
-    url = (
-        _enrolment(case, decision, rules) if decision.kind is Kind.ENROLL else _login(case, rules, sign_in_url, script)
-    )
-    if redirects and url:
-        return Denial(status=302, message="Login", location=url)
-    return Denial(status=401, message="Unauthenticated", login_url=url, script=script)
+    known = login_cookie(case.question, rules.cookie_name)
+    if decision.kind is Kind.ENROLL:
+        cookie, url = known, _enrolment(case, decision, rules)
+    else:
+        cookie = known or nonce.new_cookie()
+        url = _login(case, rules, sign_in_url, script, cookie)
+        if not url and rules.stateless:
+            return Denial(status=503, message=NO_LOGIN)
+    if not url:
+        return Denial(status=401, message="Unauthenticated", script=script)
+    cookies = () if cookie == known else (nonce.set_cookie(rules.cookie_name, cookie),)
+    if (
+        redirects
+        and decision.kind is Kind.LOGIN
+        and loops is not None
+        and loops.loops(known, case.question.route_id, case.now)
+    ):
+        causes = causes_of(case.question, case.who.presented, rules, _idp_id(case, rules), case.now)
+        return Denial(status=429, message=LOOP, login_url=url, causes=causes)
+    if redirects:
+        return Denial(status=302, message="Login", location=url, cookies=cookies)
+    return Denial(status=401, message="Unauthenticated", login_url=url, script=script, cookies=cookies)
+
+
+def login_cookie(question: Question, session_cookie: str) -> str:
+    """What the browser that asks was given when it first began a login; empty when that is not so."""
+    name = nonce.cookie_name(session_cookie)
+    for line in question.lines or (("cookie", question.headers.get("cookie", "")),):
+        if line[0] == "cookie" and name in line[1]:
+            value = find_cookie(line[1], name) or ""
+            return value if nonce.is_cookie(value) else ""
+    return ""
 
 
 def is_redirectable(question: Question, presented: Presented) -> bool:
@@ -115,20 +167,26 @@ def is_grpc_web(content_type: str) -> bool:
     return content_type == "application/grpc-web-text" or content_type.startswith("application/grpc-web+")
 
 
-def _login(case: Case, rules: Rules, sign_in_url: SignInUrl, script: bool) -> str:
+def _login(case: Case, rules: Rules, sign_in_url: SignInUrl, script: bool, cookie: str) -> str:
     question, route = case.question, case.route
     traceparent = question.headers.get("traceparent", "")
-    idp_id = route.idp_id if route is not None else rules.idp_of_host.get(question.hostname, "")
-    return sign_in_url(
-        rules,
-        SignIn(
-            return_url=page_url(question) if script else current_url(question),
-            idp_id=idp_id or rules.default_idp_id,
-            additional_hosts=route.depends_on if route is not None else (),
-            traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else "",
-            now=case.now,
-        ),
+    return_url = page_url(question) if script else current_url(question)
+    host = return_url.removeprefix("https://").partition("/")[0]
+    sign_in = SignIn(
+        redirect_uri=return_url,
+        callback_uri=nonce.callback_url(rules.shared_key, cookie, host),
+        idp_id=_idp_id(case, rules),
+        additional_hosts=route.depends_on if route is not None else (),
+        trace=(("pomerium_traceparent", traceparent),) if _TRACEPARENT.fullmatch(traceparent) else (),
     )
+    return sign_in_url(rules, sign_in, case.now)
+
+
+def _idp_id(case: Case, rules: Rules) -> str:
+    """Whose sessions count for this request (A-6)."""
+    if case.route is not None:
+        return case.route.idp_id or rules.default_idp_id
+    return rules.idp_of_host.get(case.question.hostname, rules.default_idp_id)
 
 
 def _enrolment(case: Case, decision: Decision, rules: Rules) -> str:

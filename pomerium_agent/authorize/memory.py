@@ -5,7 +5,8 @@ Only permissions are remembered. An answer depends on four things, and each of t
 - the rules: a memory belongs to one generation of them and goes with it (A-33);
 - the session: its version, which changes exactly when a record behind it does, is part of the key (A-32);
 - the request: every attribute that the route's policy or its headers read is part of the key;
-- time: each answer knows until when it is true. What a policy decides by the time of day is not remembered.
+- time: each answer knows until when it is true, whatever it rests on: a session, an assertion, a client certificate.
+  What a policy decides by the time of day is not remembered.
 """
 
 from collections import OrderedDict
@@ -13,6 +14,7 @@ from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from pomerium_agent.authorize.admit import AUTHORIZATION, REQUEST_HEADERS, carries_handle
+from pomerium_agent.authorize.certificate import identity_of
 from pomerium_agent.authorize.decide import Decision
 from pomerium_agent.authorize.forwarded import ASSERTION, ASSERTION_FOR
 from pomerium_agent.authorize.gather import Question
@@ -34,7 +36,7 @@ LOOKS: dict[str, Look] = {
     "raw_path": lambda question: question.raw_path,
     "query": lambda question: question.query,
     "ip": lambda question: question.ip_text,
-    "certificate": lambda question: question.chain,
+    "certificate": lambda question: identity_of(question.chain),
     "host": lambda question: question.scheme,  # the host itself is in every key
 }
 
@@ -82,7 +84,7 @@ class Memory:
 def looks_of(route: RouteRules) -> tuple[Look, ...] | None:
     """What of a request the permissions of a route depend on; None: they cannot be remembered."""
     reads = set(route.policy.reads - IGNORED)
-    if route.serverless_audience or route.client_ca:
+    if route.serverless_audience:
         return None
     names = _header_names(route, reads)
     if names is None or not reads <= LOOKS.keys():

@@ -9,6 +9,7 @@ from pomerium_agent.authorize.decide import CERTIFICATE_TEXT, Case, Decision
 from pomerium_agent.authorize.login import Denial, is_form, is_grpc, is_grpc_web
 from pomerium_agent.authorize.page import Page, render_page
 from pomerium_agent.authorize.rules import Rules
+from pomerium_agent.look import Cause, login_loop, render_message
 from pomerium_agent.pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
@@ -16,6 +17,7 @@ PERMISSION_DENIED = 7
 GRPC_STATUS = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}  # others: 2, UNKNOWN
 KUBERNETES_REASON = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 450: "Unauthorized", 495: "Unauthorized"}
 PHRASES = {status.value: status.phrase for status in HTTPStatus} | {450: "device not authorized", 495: CERTIFICATE_TEXT}
+RETRY_SECONDS = "5"
 JSON = ("content-type", "application/json")
 
 
@@ -46,13 +48,17 @@ def render(case: Case, decision: Decision, denial: Denial, rules: Rules) -> Form
     """The first form that fits the client."""
     question = case.question
     headers = question.headers
-    location = (("location", denial.location),) if denial.location else ()
+    more = (
+        *((("location", denial.location),) if denial.location else ()),
+        *(("set-cookie", cookie) for cookie in denial.cookies),
+        *((("retry-after", RETRY_SECONDS),) if denial.status == 503 else ()),
+    )
     if "kubernetes/" in headers.get("user-agent", ""):
-        return Form(denial.status, (JSON, *location), _kubernetes(denial))
+        return Form(denial.status, (JSON, *more), _kubernetes(denial))
     if question.path == "/robots.txt":
         return Form(200, (("content-type", "text/plain"),), "User-agent: *\nDisallow: /")
     if prefers_json(headers.get("accept", "")):
-        return Form(denial.status, (JSON, *location), _json(case, denial))
+        return Form(denial.status, (JSON, *more), _json(case, denial))
     content_type = headers.get("content-type", "")
     if is_grpc(content_type) or is_grpc_web(content_type):
         kind = "application/grpc+json" if is_grpc(content_type) else "application/grpc-web+json"
@@ -60,9 +66,9 @@ def render(case: Case, decision: Decision, denial: Denial, rules: Rules) -> Form
         grpc = (("content-type", kind), ("grpc-status", code), ("grpc-message", denial.message))
         return Form(denial.status, grpc, "")
     if denial.script and not is_form(question):
-        return Form(denial.status, (JSON,), _json(case, denial))
+        return Form(denial.status, (JSON, *more), _json(case, denial))
     page = (("content-type", "text/html; charset=UTF-8"), ("x-pomerium-intercepted-response", "true"))
-    return Form(denial.status, (*page, *location), _page(case, decision, denial, rules))
+    return Form(denial.status, (*page, *more), _page(case, decision, denial, rules))
 
 
 def _json(case: Case, denial: Denial) -> str:
@@ -88,7 +94,19 @@ def _kubernetes(denial: Denial) -> str:
 
 def _page(case: Case, decision: Decision, denial: Denial, rules: Rules) -> str:
     """Reasons stay inside, unless the route wants its visitors to know them (A-17)."""
+    if denial.causes:
+        found = [Cause(*cause.value) for cause in denial.causes]
+        return render_message(
+            login_loop(
+                found,
+                host=case.question.url_host,
+                retry=denial.login_url,
+                request_id=case.question.request_id,
+                branding=rules.branding,
+            )
+        )
     resolved, route = case.who.resolved, case.route
+    tells = route is not None and route.show_error_details
     return render_page(
         Page(
             status=denial.status,
@@ -96,7 +114,8 @@ def _page(case: Case, decision: Decision, denial: Denial, rules: Rules) -> str:
             request_id=case.question.request_id,
             signed_in_as=resolved.email if resolved is not None else "",
             action_url=denial.location or denial.login_url,
-            traces=decision.verdict.traces if route is not None and route.show_error_details else (),
+            traces=decision.verdict.traces if tells else (),
+            reasons=decision.reasons if tells and denial.status == 403 else (),
             branding=rules.branding,
         )
     )

@@ -6,7 +6,9 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
+from pomerium_agent.config.snapshot import GoogleAccount
 from pomerium_agent.config.templates import Reference
+from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.look.branding import PLAIN, Branding
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.sessions.bearer import BearerRule
@@ -61,7 +63,7 @@ class RouteRules:
     affinity: bool = False  # load balancing by ring hash or maglev
     depends_on: tuple[str, ...] = ()
     idp_id: str = ""
-    client_ca: bool = False  # certificates are judged, and since nothing here can do that yet, none is good
+    client_trust: ClientTrust | None = None  # which client certificates are good; None: none is judged
     stat_name: str = ""
 
 
@@ -82,6 +84,7 @@ class Rules:
     signer: Signer | None = None
     log_fields: tuple[str, ...] = DEFAULT_LOG_FIELDS
     branding: Branding = PLAIN
+    google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are
 
 
 NO_RULES = Rules()

@@ -38,14 +38,14 @@ class PolicyMemory:
 def parse_access(
     route: config_pb2.Route,
     *,
-    client_ca: bool = False,
+    client_ca: str | None = None,
     client_certificates_required: bool = False,
     memory: PolicyMemory,
     complaints: Complaints,
 ) -> Access:
     """Prepare a route's policies; what is wrong with them becomes faults of the route.
 
-    `client_ca`: visitors' certificates are judged for this route. `client_certificates_required`: and those without
+    `client_ca`: the route's own authority for visitors' certificates. `client_certificates_required`: those without
     a good one are denied by default (P-20).
     """
     rules = RouteRules(

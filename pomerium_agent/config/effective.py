@@ -9,14 +9,26 @@ from google.protobuf.message import Message
 from pomerium_agent.config import login_values, values
 from pomerium_agent.config.access import parse_bearer_format
 from pomerium_agent.config.addresses import parse_address
+from pomerium_agent.config.client_certificates import asks_for_certificates, parse_client_certificates
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.durations import parse_duration
 from pomerium_agent.config.fields import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.forwarding import parse_circuit_breakers
+from pomerium_agent.config.google import parse_google_account
+from pomerium_agent.config.identity_providers import parse_identity_providers
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_key
 from pomerium_agent.config.routes import RouteContext
-from pomerium_agent.config.snapshot import Address, Certificate, DnsOptions, Fault, Settings
+from pomerium_agent.config.snapshot import (
+    Address,
+    Certificate,
+    DnsOptions,
+    Fault,
+    GoogleAccount,
+    IdentityProvider,
+    Settings,
+)
 from pomerium_agent.config.sourced import MergedSettings
+from pomerium_agent.config.trust import ClientCertificates
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Local
 
@@ -90,6 +102,7 @@ _EMPTY_IS_UNSET = frozenset(
         "signing_key",
         "envoy_bind_config_source_address",
         "cookie_name",
+        "google_cloud_serverless_authentication_service_account",
         *login_values.EMPTY_IS_UNSET,
     )
 )
@@ -125,6 +138,9 @@ def effective_settings(
         login=login,
         login_read=MappingProxyType(login_read),
         hosts_of_authenticate=login_values.hosts_of(login, merged.message),
+        client_certificates=reader.client_certificates(),
+        identity_providers=reader.identity_providers(),
+        google_account=reader.google_account(),
         branding=MappingProxyType({name: text for name in BRANDING if (text := getattr(merged.message, name))}),
     )
     reader.note_what_has_no_effect()
@@ -136,8 +152,8 @@ def route_context(merged: MergedSettings) -> RouteContext:
     message = merged.message
     return RouteContext(
         allow_upgrades=tuple(name for name in message.allow_upgrades.values if name),
-        client_ca=bool(message.downstream_mtls.ca),
-        client_certificates_required=_client_certificates_required(message),
+        client_ca=asks_for_certificates(message.downstream_mtls),
+        certificates_by_policy=message.downstream_mtls.enforcement == config_pb2.POLICY,
         jwt_bearer=message.bearer_token_format == config_pb2.BEARER_TOKEN_FORMAT_JWT,
         identity_providers=frozenset(message.identity_providers),
     )
@@ -186,11 +202,24 @@ class _Reader:
             for field, key, parse, default in login_values.PARSERS
         }
 
+    def client_certificates(self) -> ClientCertificates:
+        """Unlike the others: a value from before could let in whom the new one keeps out (A-18)."""
+        return parse_client_certificates(self._message.downstream_mtls, self._complaints("downstream_mtls"))
+
+    def identity_providers(self) -> tuple[IdentityProvider, ...]:
+        return parse_identity_providers(self._message.identity_providers, self._complaints("identity_providers"))
+
+    def google_account(self) -> GoogleAccount | None:
+        """What cannot be read must not make us whoever the metadata server says we are."""
+        kept = self._previous.google_account if self._previous else GoogleAccount()
+        field = "google_cloud_serverless_authentication_service_account"
+        found = self._read(field, parse_google_account, kept, None)
+        return found if isinstance(found, GoogleAccount) else None
+
     def note_what_has_no_effect(self) -> None:
         """Whatever an operator may believe in, and which does nothing: never in silence."""
         self._unlisted_flags()
         self._unknown_log_fields()
-        self._client_certificates()
         later: dict[str, list[str]] = {}
         for field, value in self._message.ListFields():
             use = SETTINGS_FIELDS[field.name]
@@ -218,20 +247,6 @@ class _Reader:
             names = ", ".join(shown(name) for name in unknown[:5])
             self._complaints("access_log_fields").warn("access_log_fields", f"cannot be logged: {names}", "remove them")
 
-    def _client_certificates(self) -> None:
-        mtls = self._message.downstream_mtls
-        if not mtls.ca:
-            return
-        complaints = self._complaints("downstream_mtls")
-        complaints.attempt("downstream_mtls.ca", parse_ca_bundle, mtls.ca)
-        required = _client_certificates_required(self._message)
-        complaints.refuse(
-            "downstream_mtls",
-            "client certificates are not checked by this version yet"
-            + (", so no route is open to everyone meanwhile" if required else ""),
-            "remove downstream_mtls.ca, or run these routes on another replica",
-        )
-
     def _read(self, field: str, parse: Parser, kept: object, default: object) -> object:
         if field not in self._origin:
             return default
@@ -257,9 +272,3 @@ class _Reader:
     def _complaints(self, field: str) -> Complaints:
         """A collector whose faults are ours."""
         return Complaints(SUBJECT, record_id=self._origin.get(field, ""), faults=self.faults)
-
-
-def _client_certificates_required(message: config_pb2.Settings) -> bool:
-    """Whether visitors without a certificate are to be turned away by default (routes 10)."""
-    mtls = message.downstream_mtls
-    return bool(mtls.ca) and mtls.enforcement != config_pb2.POLICY

@@ -79,10 +79,8 @@ class _Resolver:
         pair = self._pair(route.tls_client_key_pair_id, "tls_client_key_pair_id", complaints)
         if pair is not None:
             resolved.tls_client_cert, resolved.tls_client_key = _text(pair.certificate), _text(pair.key)
-        field = "tls_downstream_client_ca_key_pair_id"
-        pair = self._pair(route.tls_downstream_client_ca_key_pair_id, field, complaints)
-        if pair is not None:
-            resolved.tls_downstream_client_ca = _text(pair.certificate)
+        if route.tls_downstream_client_ca_key_pair_id:
+            resolved.tls_downstream_client_ca = self._authority(route.tls_downstream_client_ca_key_pair_id)
         field = "kubernetes_service_account_token_key_pair_id"
         pair = self._pair(route.kubernetes_service_account_token_key_pair_id, field, complaints)
         if pair is not None:
@@ -132,9 +130,8 @@ class _Resolver:
                 merged.ssh_host_keys.values.append(_text(pair.certificate))
         if merged.HasField("downstream_mtls"):
             mtls = merged.downstream_mtls
-            pair = self._pair(mtls.ca_key_pair_id, "downstream_mtls.ca_key_pair_id", complaints)
-            if pair is not None:
-                mtls.ca = _text(pair.certificate)
+            if mtls.ca_key_pair_id:
+                mtls.ca = self._authority(mtls.ca_key_pair_id)
 
     def server_certificates(self) -> tuple[SourcedCertificate, ...]:
         """Every key pair whose certificate is for servers; a certificate without a key is an authority."""
@@ -144,6 +141,14 @@ class _Resolver:
                 label = f"key pair {shown(pair.name or pair.id or record_id)}"
                 found.append(SourcedCertificate(record_id, label, pair.certificate, pair.key))
         return tuple(found)
+
+    def _authority(self, key_pair_id: str) -> str:
+        """The authority for client certificates; a missing one is complained about where it would be read.
+
+        It is not left out like other references: without it, everybody could come in (A-18).
+        """
+        pair = self._key_pairs.get(key_pair_id)
+        return _text(pair.certificate) if pair is not None else ""
 
     def _pair(self, key_pair_id: str, field: str, complaints: Complaints) -> config_pb2.KeyPair | None:
         if not key_pair_id:

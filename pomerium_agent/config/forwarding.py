@@ -120,6 +120,7 @@ def _upstream(
         health_checks=parse_health_checks(route.health_checks, endpoints, http1_only, complaints),
         outlier_detection=outlier_detection,
         circuit_breakers=parse_circuit_breakers(route.circuit_breaker_thresholds),
+        dns_v4_only=route.enable_google_cloud_serverless_authentication,
     )
 
 

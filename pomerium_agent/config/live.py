@@ -31,6 +31,7 @@ SETTLE_SECONDS_LARGE = 1.0
 LARGE_ROUTES = 5000
 MAX_FILE_BYTES = 1024 * 1024  # of a certificate or key that a route names
 REPORTED_FAULTS = 50
+FILES_SECONDS = 10.0  # between looks at the files that routes name: tokens of Kubernetes are replaced every hour
 ENTITY_TYPES = (KEY_PAIR, POLICY, ROUTE, SETTINGS)
 
 CompileNow = Callable[[tuple[Record, ...], "Compiled | None", bool], "Compiled"]
@@ -70,6 +71,34 @@ class _Records:
         return tuple(record for records in self.by_type.values() for record in records.values())
 
 
+class _Files:
+    """Reads the files that routes name, and remembers how they looked, to see when one is another."""
+
+    def __init__(self, read_file: ReadFile) -> None:
+        self._read_file = read_file
+        self._seen: dict[str, tuple[int, ...]] = {}
+
+    def __call__(self, path: str) -> bytes:
+        self._seen[path] = _look(path)  # before it is read: what changes meanwhile is seen as a change
+        return self._read_file(path)
+
+    def forget(self) -> None:
+        """What is named from now on is all that counts."""
+        self._seen = {}
+
+    def changed(self) -> bool:
+        return any(_look(path) != seen for path, seen in tuple(self._seen.items()))
+
+
+def _look(path: str) -> tuple[int, ...]:
+    """Different when a file is written, replaced, or a link leads elsewhere; empty without one."""
+    try:
+        stat = Path(path).stat()
+    except (OSError, ValueError):
+        return ()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def read_local_file(path: str) -> bytes:
     """A file that a route names, from this machine's disk; devices, pipes and anything large are refused."""
     file = Path(path)
@@ -98,13 +127,16 @@ async def open_config(
     The cell holds None until the Config records were delivered for the first time, be it none of them; entities
     count once all four types were delivered (Z 18.2). Changes that come together are compiled together. What
     cannot be compiled at all leaves the last configuration in force (Z-48). `config.databroker.build` says what
-    is wrong; each fault is logged once for as long as it lasts.
+    is wrong; each fault is logged once for as long as it lasts. A file that a route names and that changes is read
+    again within seconds.
     """
     latest: Latest[Compiled | None] = Latest(None)
     records = _Records()
 
     def compile_now(current: tuple[Record, ...], previous: Compiled | None, entities_ready: bool) -> Compiled:
         """Runs in a thread, and there alone; nothing it is given changes meanwhile."""
+        if files is not None:
+            files.forget()
         snapshot, faults = compile_snapshot(
             current,
             now=clock.now(),
@@ -114,13 +146,16 @@ async def open_config(
             versions=versions,
             secret=secret,
             entities_ready=entities_ready,
-            read_file=read_file,
+            read_file=files,
         )
         return Compiled(snapshot, faults)
 
     cache = CompileCache()
+    files = _Files(read_file) if read_file is not None else None
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_compiling(records, compile_now, latest, clock, health))]
+        if files is not None:
+            tasks.append(group.create_task(_watching(files, records, clock)))
         for type in CONFIG_TYPES:
             follower = _following(backend, type, records, health)
             tasks.append(group.create_task(_supervised(f"config {type}", follower, clock)))
@@ -156,6 +191,14 @@ async def _compiling(
         else:
             latest.set(compiled)
             reporter.compiled(compiled)
+
+
+async def _watching(files: _Files, records: _Records, clock: Clock) -> None:
+    """Have everything compiled again when a file is another, for ever."""
+    while True:
+        await clock.sleep(FILES_SECONDS)
+        if await asyncio.to_thread(files.changed):
+            records.changed.set()
 
 
 class _Reporter:

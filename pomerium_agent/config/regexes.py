@@ -1,5 +1,7 @@
 """Regular expressions as Envoy reads them: RE2, within the program size that our bootstrap allows (routes 4.4)."""
 
+from collections.abc import Callable
+
 import re2
 
 from pomerium_agent.config.complaints import Unusable, shown
@@ -13,6 +15,12 @@ def parse_regex(pattern: str) -> str:
     """The pattern itself, once RE2 has accepted it. Raises Unusable."""
     _compile(pattern)
     return pattern
+
+
+def whole_match(pattern: str) -> Callable[[str], bool]:
+    """Whether the pattern, which was parsed before, matches all of a text and not only a part of it."""
+    matches = _compile(pattern).fullmatch
+    return lambda text: matches(text) is not None
 
 
 def parse_rewrite(pattern: str, substitution: str) -> tuple[str, str]:

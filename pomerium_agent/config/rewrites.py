@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.headers import parse_header_name
+from pomerium_agent.config.kubernetes import is_kubernetes
 from pomerium_agent.config.regexes import parse_regex, parse_rewrite
 from pomerium_agent.config.snapshot import DirectResponse, Endpoint, HostRewrite, Match, MatchKind, Redirect
 from pomerium_agent.pb.pomerium import config_pb2
@@ -126,8 +127,9 @@ def parse_upgrades(
         if name:
             complaints.attempt("allow_upgrades", _one_line, name)
             wanted.setdefault(name.lower(), name)
-    websocket = route.allow_websockets or "websocket" in wanted
-    spdy = route.allow_spdy or "spdy/3.1" in wanted
+    kubernetes = is_kubernetes(route)  # kubectl exec, attach and port-forward need one or the other (routes 9.6)
+    websocket = route.allow_websockets or "websocket" in wanted or kubernetes
+    spdy = route.allow_spdy or "spdy/3.1" in wanted or kubernetes
     others = tuple((name, True) for key, name in wanted.items() if key not in ("websocket", "spdy/3.1"))
     return (("websocket", websocket), ("spdy/3.1", spdy), *others)
 

@@ -2,20 +2,28 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from pomerium_agent.config.access import PolicyMemory, parse_access
 from pomerium_agent.config.complaints import Complaints, shown
 from pomerium_agent.config.fields import ROUTE_FIELDS, ROUTE_LATER_HARMLESS, Fate
 from pomerium_agent.config.forwarding import parse_action
+from pomerium_agent.config.google import parse_audience
 from pomerium_agent.config.headers import parse_headers, parse_removals, parse_response_rewrites
+from pomerium_agent.config.kubernetes import (
+    TOKEN_MISSING,
+    check_kubernetes_headers,
+    is_kubernetes,
+    parse_kubernetes_token,
+)
 from pomerium_agent.config.order import SortKey, sort_key
 from pomerium_agent.config.rewrites import parse_match
-from pomerium_agent.config.snapshot import Access, Fault, Kind, Match, MatchKind, Route, Source
-from pomerium_agent.config.upstream_tls import ReadFile, check_downstream_ca
+from pomerium_agent.config.snapshot import NO_SECRET, Fault, Kind, Match, MatchKind, Route, Source
+from pomerium_agent.config.upstream_tls import ReadFile, parse_downstream_ca
 from pomerium_agent.config.urls import ascii_host, display, parse_source
 from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.policy.everybody import admits_everybody
 
 MAX_DEPENDS_ON = 5
@@ -31,7 +39,7 @@ class RouteContext:
 
     allow_upgrades: tuple[str, ...] = ()
     client_ca: bool = False  # visitors' certificates are judged by an authority of the settings
-    client_certificates_required: bool = False  # then nothing is public, since this version checks none
+    certificates_by_policy: bool = False  # only policies turn away those without a good one
     jwt_bearer: bool = False
     identity_providers: frozenset[str] = frozenset()
 
@@ -115,8 +123,12 @@ def check_route(
     _check_support(route, source, complaints)
     _check_access(route, complaints)
     _check_login(route, context, complaints)
-    client_ca = check_downstream_ca(route, reader, complaints)
+    if is_kubernetes(route):
+        check_kubernetes_headers(route, complaints)
+    client_ca = parse_downstream_ca(route, reader, complaints)
+    required = (context.client_ca or client_ca is not None) and not context.certificates_by_policy
     action = parse_action(route, context.allow_upgrades, reader, complaints)
+    audience = parse_audience(route, action, complaints)
     set_request_headers = parse_headers("set_request_headers", route.set_request_headers, complaints)
     remove_request_headers = parse_removals("remove_request_headers", route.remove_request_headers, complaints)
     set_response_headers = parse_headers("set_response_headers", route.set_response_headers, complaints)
@@ -124,20 +136,25 @@ def check_route(
 
     sent = route.SerializeToString(deterministic=True)
     serves = source is not None and match is not None and not complaints.refused
-    # Only now: a policy that cannot be used closes the route, and does not put it into quarantine.
+    # Only now: a policy or a token that cannot be used closes the route, and does not put it into quarantine.
     access = parse_access(
         route,
-        client_ca=context.client_ca or client_ca,
-        client_certificates_required=context.client_certificates_required or client_ca,
+        client_ca=client_ca,
+        client_certificates_required=required,
         memory=policies or PolicyMemory(),
         complaints=complaints,
     )
-    public = _public(route, access, context, client_ca, complaints)
+    kubernetes, token = is_kubernetes(route), NO_SECRET
+    if kubernetes:
+        token = parse_kubernetes_token(route, reader, complaints)
+        if not token and reader is not None:
+            access = replace(access, policy=RoutePolicy(closed=TOKEN_MISSING))
+    public = admits_everybody(access.policy) and not kubernetes and not audience
     checked = None
     if serves and source is not None and match is not None:
         checked = Route(
             id=identity,
-            key=_key(sent, record_id, public, context, reader),
+            key=_key(sent, record_id, _standing(public, required), context, reader),
             record_id=record_id,
             name=route.name,
             description=route.description,
@@ -153,6 +170,9 @@ def check_route(
             set_response_headers=set_response_headers,
             rewrite_response_headers=rewrites,
             pass_identity_headers=route.pass_identity_headers if route.HasField("pass_identity_headers") else None,
+            kubernetes=kubernetes,
+            kubernetes_token=token,
+            serverless_audience=audience,
             access=access,
         )
     return CheckedRoute(
@@ -203,9 +223,9 @@ def _place(route: config_pb2.Route, source: Source, identity: str) -> SortKey:
     )
 
 
-def _key(sent: bytes, record_id: str, public: bool, context: RouteContext, reader: _NotingReader | None) -> str:
+def _key(sent: bytes, record_id: str, standing: bytes, context: RouteContext, reader: _NotingReader | None) -> str:
     """A hash of everything that the checked route was made from."""
-    parts = [sent, record_id.encode(), b"public" if public else b""]
+    parts = [sent, record_id.encode(), standing]
     parts += [name.encode() for name in context.allow_upgrades]
     if reader is not None:
         parts += [path.encode() + digest for path, digest in sorted(reader.digests.items())]
@@ -213,6 +233,13 @@ def _key(sent: bytes, record_id: str, public: bool, context: RouteContext, reade
     for part in parts:
         total.update(len(part).to_bytes(8, "big") + part)
     return total.hexdigest()[:32]
+
+
+def _standing(public: bool, required: bool) -> bytes:
+    """Which of the rules that the settings add hold for a route."""
+    if public:
+        return b"public"
+    return b"certificates" if required else b""
 
 
 def _check_support(route: config_pb2.Route, source: Source | None, complaints: Complaints) -> None:
@@ -287,20 +314,6 @@ def _check_login(route: config_pb2.Route, context: RouteContext, complaints: Com
             f"{shown(name)} is not among the settings' identity_providers",
             "add it there, or remove it",
         )
-
-
-def _public(
-    route: config_pb2.Route, access: Access, context: RouteContext, client_ca: bool, complaints: Complaints
-) -> bool:
-    """Nobody can be turned away; never so where a client certificate is asked for, since this version asks for none."""
-    if route.allow_public_unauthenticated_access and client_ca:
-        complaints.warn(
-            "tls_downstream_client_ca",
-            "client certificates are not checked by this version yet, so the route is closed to everyone",
-            "remove it to open the route",
-        )
-        return False
-    return not context.client_certificates_required and admits_everybody(access.policy)
 
 
 def urlsplit_host(url: str) -> str:

@@ -14,10 +14,12 @@ from types import MappingProxyType
 from typing import Any
 
 from pomerium_agent.config.login import Login
+from pomerium_agent.config.trust import NO_CLIENT_CERTIFICATES, ClientCertificates
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.settings import Secret
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+NO_SECRET = Secret("")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +259,7 @@ class Access:
     """Who may use a route, and what is told of them. None means: as the settings say. By default, nobody may."""
 
     policy: RoutePolicy = NOBODY
-    client_ca: bool = False  # certificates are judged; this version cannot, so none is good
+    client_ca: str | None = None  # PEM, instead of the settings'; empty: it cannot be read, so no certificate is good
     show_error_details: bool = False
     issuer_uri: bool | None = None
     groups_filter: tuple[str, ...] = ()
@@ -298,7 +300,35 @@ class Route:
     rewrite_response_headers: tuple[HeaderRewrite, ...] = ()
     pass_identity_headers: bool | None = None  # None: as the settings say
     kubernetes: bool = False
+    kubernetes_token: Secret = NO_SECRET
+    serverless_audience: str = ""  # of Google's identity tokens; empty: none is sent
     access: Access = CLOSED
+
+
+# --- who vouches for visitors, and for us ------------------------------------------------------------
+
+KUBERNETES_ISSUER = "kubernetes:///"  # whatever the API server of the cluster around us calls itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityProvider:
+    """An external identity provider, whose JWTs routes may accept (authorize 4.2)."""
+
+    name: str
+    issuer: str
+    audiences: tuple[str, ...]
+    jwks_url: str = ""  # empty: discovered from the issuer
+    algorithms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoogleAccount:
+    """A service account of Google's. Without a key, nobody: what was configured could not be used."""
+
+    email: str = ""
+    key_id: str = ""
+    key: Secret = NO_SECRET  # PEM, RSA
+    token_url: str = ""
 
 
 # --- what holds for all routes ----------------------------------------------------------------------
@@ -421,6 +451,9 @@ class Settings:
     bearer_format: BearerFormat = BearerFormat.DEFAULT
     authorize_log_fields: tuple[str, ...] | None = None  # None: the usual ones
     branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
+    client_certificates: ClientCertificates = NO_CLIENT_CERTIFICATES
+    identity_providers: tuple[IdentityProvider, ...] = ()  # those that can be used, by name
+    google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from pomerium_agent.config.client_certificates import parse_client_ca
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.pem import parse_ca_bundle, parse_certificates, parse_pair, parse_private_key
 from pomerium_agent.config.snapshot import Endpoint, UpstreamTls
@@ -32,13 +33,22 @@ def parse_upstream_tls(route: config_pb2.Route, read_file: ReadFile | None, comp
     )
 
 
-def check_downstream_ca(route: config_pb2.Route, read_file: ReadFile | None, complaints: Complaints) -> bool:
-    """Whether the route asks visitors for certificates of its own authority; the authority must be readable."""
+def parse_downstream_ca(route: config_pb2.Route, read_file: ReadFile | None, complaints: Complaints) -> str | None:
+    """The authority that the route asks its visitors' certificates of, as PEM (routes 1.2: 38, 39).
+
+    None: none of its own. Empty: one that was not read, so that nobody has a good certificate.
+    """
     if route.tls_downstream_client_ca_file:
-        _from_file("tls_downstream_client_ca_file", route.tls_downstream_client_ca_file, read_file, complaints)
-    elif route.tls_downstream_client_ca:
-        complaints.attempt("tls_downstream_client_ca", parse_ca_bundle, route.tls_downstream_client_ca)
-    return bool(route.tls_downstream_client_ca_file or route.tls_downstream_client_ca)
+        field, path = "tls_downstream_client_ca_file", route.tls_downstream_client_ca_file
+        return _from_file(field, path, read_file, complaints, parse_client_ca)
+    if route.tls_downstream_client_ca:
+        field = "tls_downstream_client_ca"
+        return complaints.attempt(field, parse_client_ca, route.tls_downstream_client_ca) or ""
+    if route.tls_downstream_client_ca_key_pair_id:
+        missing = f"there is no key pair {shown(route.tls_downstream_client_ca_key_pair_id)} with a certificate"
+        complaints.refuse("tls_downstream_client_ca_key_pair_id", missing, "create it, or remove the reference")
+        return ""
+    return None
 
 
 def with_server_name(
@@ -97,11 +107,17 @@ def _client_certificate(route: config_pb2.Route, read_file: ReadFile | None, com
     return (pair[0], pair[1]) if pair else ("", "")
 
 
-def _from_file(field: str, path: str, read_file: ReadFile | None, complaints: Complaints) -> str:
+def _from_file(
+    field: str,
+    path: str,
+    read_file: ReadFile | None,
+    complaints: Complaints,
+    parse: Callable[[bytes], str] = parse_ca_bundle,
+) -> str:
     if read_file is None:
         return ""
     content = _read(field, path, read_file, complaints)
-    return (complaints.attempt(field, parse_ca_bundle, content) or "") if content is not None else ""
+    return (complaints.attempt(field, parse, content) or "") if content is not None else ""
 
 
 def _read(field: str, path: str | bytes, read_file: ReadFile, complaints: Complaints) -> bytes | None:

@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.durations import parse_duration
 from pomerium_agent.config.headers import parse_header_name, parse_headers
+from pomerium_agent.config.kubernetes import OURS
 from pomerium_agent.config.snapshot import Codec, EscapedSlashes, Underscores
 from pomerium_agent.config.urls import ascii_host, display
 from pomerium_agent.pb.pomerium import config_pb2
@@ -170,6 +171,8 @@ def parse_claim_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Header → claim."""
     for name in sorted(headers):
         parse_header_name(name)
+        if name.lower() in OURS:
+            raise Unusable(f"{shown(name)} is not for claims: on routes to Kubernetes it is ours", "use another name")
     return MappingProxyType(dict(sorted(headers.items())))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,10 +16,17 @@ from pathlib import Path
 import aiohttp
 
 from pomerium_agent.demo.playground import Cluster, ReplicaAt, free_port, open_cluster, visitor
+from pomerium_agent.demo.provider import DevClient, DevUser, serve_dev_provider
 from pomerium_agent.demo.upstream import serve_upstream
 from pomerium_agent.errors import SettingsError
+from pomerium_agent.settings import Secret
 
 CLUSTER = "demo"
+# Who can log in, and whether the route for engineers lets them in.
+PEOPLE = (
+    (DevUser(email="ada@example.com", password=Secret("ada-demo"), name="Ada Lovelace", groups=("engineers",)), True),
+    (DevUser(email="mallory@example.com", password=Secret("mallory-demo"), name="Mallory"), False),
+)
 ROBOT = "demo-robot"
 ANSWER_SECONDS = 30.0
 
@@ -51,7 +59,18 @@ async def _show(
         _say("starting the console …")
         cluster = await stack.enter_async_context(open_cluster(directory, CLUSTER))
         ports = _ports(port, replicas)
-        await cluster.apply(sample_config(cluster.domain, upstream, ports[0]))
+        login = f"https://authenticate.{cluster.domain}:{ports[0]}"
+        client = DevClient(
+            id="pomerium-agent-demo",
+            secret=Secret(secrets.token_urlsafe(24)),
+            redirect_uris=(f"{login}/oauth2/callback",),
+            post_logout_redirect_uris=(f"{login}/.pomerium/signed_out",),
+        )
+        provider = await stack.enter_async_context(
+            serve_dev_provider(users=[user for user, _ in PEOPLE], clients=[client])
+        )
+        await cluster.apply(sample_config(cluster.domain, upstream.port, ports[0], provider.issuer, client))
+        upstream.ca_file, upstream.entrance = cluster.ca_file, ports[0]
         robot = await _create_robot(cluster)
         running = []
         for number, taken in enumerate(ports, start=1):
@@ -70,6 +89,10 @@ async def _show(
             "ca_file": str(cluster.ca_file),
             "config_file": str(cluster.config_file),
             "cluster": CLUSTER,
+            "users": [
+                {"email": user.email, "password": str(user.password), "allowed": allowed} for user, allowed in PEOPLE
+            ],
+            "login_url": _url(cluster, "team", ports[0]),
             "routes": [{"from": source, "curl": line} for source, line, _ in curls(cluster, running[0].port)],
             "service_account": {
                 **{key: robot[key] for key in ("name", "id", "user_id", "jwt", "headers")},
@@ -94,10 +117,22 @@ def _ports(first: int, count: int) -> list[int]:
     return [each if each and _is_free(each) else free_port() for each in wanted]
 
 
-def sample_config(domain: str, upstream: int, port: int) -> str:
+def sample_config(domain: str, upstream: int, port: int, issuer: str, client: DevClient) -> str:
     """What the demo applies, in the format that `console apply` takes."""
     return f"""\
 # Edit this file and apply it again: the change is live in under a second.
+
+# People log in on pages of the replica itself, with the identity provider that the demo brings.
+authenticate_service_url: https://authenticate.{domain}:{port}
+idp_provider: oidc
+idp_provider_url: {issuer}
+idp_client_id: {client.id}
+idp_client_secret: {client.secret}
+
+# Upstreams are told who it is, in headers and in a signed assertion.
+pass_identity_headers: true
+jwt_claims_headers: [email]
+
 routes:
   - name: hello
     from: https://hello.{domain}
@@ -127,13 +162,16 @@ routes:
     allow_any_authenticated_user: true
 
   - name: team
+    description: For engineers only
     from: https://team.{domain}
     to: http://127.0.0.1:{upstream}
+    show_error_details: true
     policy:
       allow:
-        and:
+        or:
           - groups:
               has: engineers
+          - claim/groups: engineers
 """
 
 
@@ -182,6 +220,10 @@ def _origin(cluster: Cluster, host: str) -> str:
     return f"https://{host}.{cluster.domain}"
 
 
+def _url(cluster: Cluster, host: str, port: int) -> str:
+    return f"https://{host}.{cluster.domain}:{port}/"
+
+
 def _curl(cluster: Cluster, host: str, port: int, *options: str) -> str:
     name = f"{host}.{cluster.domain}"
     trust = f"--cacert {cluster.ca_file} --resolve {name}:{port}:127.0.0.1"
@@ -194,7 +236,16 @@ async def _page(cluster: Cluster, running: list[ReplicaAt], robot: Mapping[str, 
     lines = ["", "  Everything answers. Try:", ""]
     for _, line, shows in (*curls(cluster, running[0].port), *robot_curls(cluster, running[0].port, robot)):
         lines += [f"  # {shows}", f"  {line}", ""]
+    (ada, _), (mallory, _) = PEOPLE
     lines += [
+        "  # in a browser (it does not know our certificate authority, so it warns; go on)",
+        f"  {_url(cluster, 'team', running[0].port)}",
+        f"    {ada.email}, password {ada.password}: is let in and greeted by name",
+        f"    {mallory.email}, password {mallory.password}: sees why not",
+        "",
+        "  # who is signed in, and how to end that",
+        f"  {program} sessions list --socket {running[0].control_socket}",
+        "",
         "  # change a route, and see it live",
         f"  $EDITOR {cluster.config_file}",
         f"  {program} console apply -f {cluster.config_file} --cluster {CLUSTER} --data-dir {data_dir}",

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from pomerium_agent.config.snapshot import ConfigSnapshot, Forward
 from pomerium_agent.envoyconfig.agent_clusters import build_agent_clusters
+from pomerium_agent.envoyconfig.client_certificates import Asking, asking, build_client_ca
 from pomerium_agent.envoyconfig.clusters import ClusterContext, build_route_cluster
 from pomerium_agent.envoyconfig.downstream_tls import build_certificates
 from pomerium_agent.envoyconfig.listeners import build_listeners
@@ -52,12 +53,15 @@ def build_resources(snapshot: ConfigSnapshot, local: LocalAddresses, cache: Buil
     secrets = [build_system_ca(roots)]
     if not settings.insecure_server:
         secrets += build_certificates(settings.certificates)
+    asked = asking(snapshot)
+    if asked is not Asking.NOT:
+        secrets.append(build_client_ca(snapshot))
     agent = [resource(cluster.name, cluster) for cluster in build_agent_clusters(local, settings)]
     return EnvoyResources(
         MappingProxyType(
             {
                 CLUSTER: by_name((*agent, *_clusters(snapshot, cache))),
-                LISTENER: by_name(resource(each.name, each) for each in build_listeners(settings, local)),
+                LISTENER: by_name(resource(each.name, each) for each in build_listeners(settings, local, asked)),
                 ROUTES: by_name((build_route_table(snapshot, cache.table),)),
                 SECRET: by_name(resource(secret.name, secret) for secret in secrets),
             }

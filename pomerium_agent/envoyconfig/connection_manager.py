@@ -6,6 +6,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from pomerium_agent.config.snapshot import Codec, Settings
 from pomerium_agent.envoyconfig.access_log import build_access_log
+from pomerium_agent.envoyconfig.client_certificates import Asking
 from pomerium_agent.envoyconfig.filters import build_early_mutation, build_filters, build_router
 from pomerium_agent.envoyconfig.local import LocalAddresses
 from pomerium_agent.envoyconfig.local_replies import build_local_replies
@@ -30,7 +31,7 @@ _INTERNAL = (("127.0.0.1", 32), ("10.0.0.0", 8), ("192.168.0.0", 16), ("172.16.0
 _INTERNAL_IPV6 = (("::1", 128), ("fd00::", 8))
 
 
-def build_main(settings: Settings, local: LocalAddresses) -> listener_components_pb2.Filter:
+def build_main(settings: Settings, local: LocalAddresses, asked: Asking = Asking.NOT) -> listener_components_pb2.Filter:
     """Values are those of routes 7.3, exactly; routes come over ADS and never touch the listener."""
     common = protocol_pb2.HttpProtocolOptions(
         headers_with_underscores_action=settings.underscores.value,
@@ -44,7 +45,7 @@ def build_main(settings: Settings, local: LocalAddresses) -> listener_components
             stat_prefix="ingress",
             codec_type=_CODECS[settings.codec],
             rds=hcm_pb2.Rds(config_source=by_ads(), route_config_name=MAIN_ROUTES),
-            http_filters=build_filters(settings),
+            http_filters=build_filters(settings, asked),
             early_header_mutation_extensions=[build_early_mutation()],
             access_log=build_access_log(settings),
             local_reply_config=build_local_replies(settings),

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from pomerium_agent.config.snapshot import Certificate, Codec, Settings
+from pomerium_agent.envoyconfig.client_certificates import CLIENT_CA, Asking
 from pomerium_agent.envoyconfig.upstream_tls import MODERN_CIPHERS
 from pomerium_agent.envoyconfig.wire import any_of, by_ads, text
 from pomerium_agent.pb.envoy.config.core.v3 import base_pb2
@@ -39,8 +40,11 @@ def build_certificates(certificates: Iterable[Certificate]) -> tuple[secret_pb2.
     )
 
 
-def build_downstream_tls(settings: Settings) -> base_pb2.TransportSocket:
-    """One TLS context for all hosts; Envoy picks the certificate by the name a visitor asks for."""
+def build_downstream_tls(settings: Settings, asked: Asking = Asking.NOT) -> base_pb2.TransportSocket:
+    """One TLS context for all hosts; Envoy picks the certificate by the name a visitor asks for.
+
+    `asked`: whether it asks visitors for theirs (R-17).
+    """
     context = tls_pb2.DownstreamTlsContext(
         common_tls_context=tls_pb2.CommonTlsContext(
             tls_params=common_pb2.TlsParameters(
@@ -54,6 +58,10 @@ def build_downstream_tls(settings: Settings) -> base_pb2.TransportSocket:
                 for position in range(len(settings.certificates))
             ],
         ),
-        require_client_certificate=BoolValue(value=False),
+        require_client_certificate=BoolValue(value=asked is Asking.STRICTLY),
     )
+    if asked is not Asking.NOT:
+        context.common_tls_context.validation_context_sds_secret_config.CopyFrom(
+            secret_pb2.SdsSecretConfig(name=CLIENT_CA, sds_config=by_ads())
+        )
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=any_of(context))

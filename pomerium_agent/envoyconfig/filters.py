@@ -1,8 +1,8 @@
 """The HTTP filters every request passes, in their order (routes 8.1).
 
-arrive → cookies → impersonation → ext_authz → leave → rewrite → router. Nothing here is more than a stock Envoy has
-(R-19): the filters that Pomerium's own build adds are left out. A public route switches ext_authz off for itself, so
-it needs the agent for nothing.
+arrive → cookies → impersonation → certificate → ext_authz → groups → leave → rewrite → router. Nothing here is more
+than a stock Envoy has (R-19): the filters that Pomerium's own build adds are left out. A public route switches
+ext_authz off for itself, so it needs the agent for nothing.
 
 The scripts run only for requests that give them something to do: they are skipped by what the headers say, or sleep
 except on routes that wake them. The condition must be true whenever the script would do anything, so each script does
@@ -17,8 +17,9 @@ from google.protobuf.message import Message
 
 from pomerium_agent.config.snapshot import Settings
 from pomerium_agent.envoyconfig.agent_clusters import AUTHORIZE_CLUSTER
+from pomerium_agent.envoyconfig.client_certificates import CERTIFICATE_NAMESPACE, Asking
 from pomerium_agent.envoyconfig.headers import REPROXY_HEADERS
-from pomerium_agent.envoyconfig.route import EXT_AUTHZ, IMPERSONATION, REWRITE, ROUTING_KEY
+from pomerium_agent.envoyconfig.route import EXT_AUTHZ, GROUPS, IMPERSONATION, REWRITE, ROUTING_KEY
 from pomerium_agent.envoyconfig.skip import (
     Predicate,
     begins,
@@ -48,6 +49,9 @@ from pomerium_agent.pb.envoy.type.v3 import http_status_pb2
 ARRIVE = "pomerium.arrive"
 COOKIES = "pomerium.cookies"
 LEAVE = "pomerium.leave"
+CERTIFICATE = "pomerium.certificate"
+# How authorization tells groups.lua whom to impersonate; in a client's mouth it would be a claim.
+IMPERSONATE_GROUPS = "x-pomerium-impersonate-groups"
 # What arrive would find to be HTML, which is what it writes down nothing for: no Accept, or HTML or anything first.
 _HTML_FIRST = r"(text/html|\*/\*)(,.*)?"
 # What is in every Authorization header that leave would take off.
@@ -55,13 +59,16 @@ _OURS = "Pomerium"
 _WITHOUT_TIMEOUT = timedelta(seconds=30)  # what Pomerium makes of a timeout of zero
 
 
-def build_filters(settings: Settings) -> list[hcm_pb2.HttpFilter]:
-    """The chain of the main listener."""
+def build_filters(settings: Settings, asked: Asking = Asking.NOT) -> list[hcm_pb2.HttpFilter]:
+    """The chain of the main listener; what client certificates need is there only where visitors are asked for one."""
+    certificate = asked is not Asking.NOT
     return [
         _filter(ARRIVE, unless(_wants_html(), ARRIVE, _build_lua("arrive.lua"))),
         _filter(COOKIES, unless(not_(_several_cookies()), COOKIES, _build_lua("cookies.lua"))),
         _sleeping(IMPERSONATION, _build_lua("impersonation.lua")),
-        _filter(EXT_AUTHZ, _build_ext_authz(settings.grpc_client_timeout or _WITHOUT_TIMEOUT)),
+        *([_filter(CERTIFICATE, _build_lua("certificate.lua"))] if certificate else []),
+        _filter(EXT_AUTHZ, _build_ext_authz(settings.grpc_client_timeout or _WITHOUT_TIMEOUT, certificate)),
+        _sleeping(GROUPS, _build_lua("groups.lua")),
         _filter(LEAVE, unless(not_(_carries_ours(settings.cookie_name)), LEAVE, _build_lua("leave.lua"))),
         _sleeping(REWRITE, _build_lua("rewrite.lua")),
         build_router(),
@@ -124,7 +131,7 @@ def build_early_mutation() -> extension_pb2.TypedExtensionConfig:
     Only names that belong to us alone; identity headers that another of our replicas may have signed pass,
     and are judged per route.
     """
-    exact = sorted((*REPROXY_HEADERS, ROUTING_KEY, "x-pomerium-set-cookie", *ORIGINALS, *STEERING))
+    exact = sorted((*REPROXY_HEADERS, ROUTING_KEY, IMPERSONATE_GROUPS, "x-pomerium-set-cookie", *ORIGINALS, *STEERING))
     mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in exact]
     mutations.append(
         mutation_rules_pb2.HeaderMutation(
@@ -159,7 +166,7 @@ def _script(name: str) -> str:
     return files("pomerium_agent.envoyconfig").joinpath("lua", name).read_text("utf-8")
 
 
-def _build_ext_authz(timeout: timedelta) -> ext_authz_pb2.ExtAuthz:
+def _build_ext_authz(timeout: timedelta, certificate: bool) -> ext_authz_pb2.ExtAuthz:
     """Ask the agent; without its answer, nobody passes (R-9)."""
     return ext_authz_pb2.ExtAuthz(
         transport_api_version=config_source_pb2.V3,
@@ -170,4 +177,5 @@ def _build_ext_authz(timeout: timedelta) -> ext_authz_pb2.ExtAuthz:
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
         failure_mode_allow=False,
         clear_route_cache=False,
+        metadata_context_namespaces=[CERTIFICATE_NAMESPACE] if certificate else None,
     )

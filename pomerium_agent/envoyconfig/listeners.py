@@ -5,6 +5,7 @@ import ipaddress
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from pomerium_agent.config.snapshot import Address, Settings
+from pomerium_agent.envoyconfig.client_certificates import Asking
 from pomerium_agent.envoyconfig.connection_manager import build_main, build_redirect
 from pomerium_agent.envoyconfig.downstream_tls import build_downstream_tls
 from pomerium_agent.envoyconfig.local import LocalAddresses
@@ -19,14 +20,18 @@ REDIRECT = "http-redirect"
 _BUFFER_LIMIT = 32768
 
 
-def build_listeners(settings: Settings, local: LocalAddresses) -> tuple[listener_pb2.Listener, ...]:
-    """All listeners that the settings ask for."""
-    main = build_main(settings, local)
+def build_listeners(
+    settings: Settings, local: LocalAddresses, asked: Asking = Asking.NOT
+) -> tuple[listener_pb2.Listener, ...]:
+    """All listeners that the settings ask for; `asked`: whether visitors are for certificates."""
+    main = build_main(settings, local, asked)
     if settings.insecure_server:
         chain = listener_components_pb2.FilterChain(filters=[main])
         found = [_listener(HTTP, settings.address, chain, settings, local, tls=False)]
     else:
-        chain = listener_components_pb2.FilterChain(filters=[main], transport_socket=build_downstream_tls(settings))
+        chain = listener_components_pb2.FilterChain(
+            filters=[main], transport_socket=build_downstream_tls(settings, asked)
+        )
         found = [_listener(HTTPS, settings.address, chain, settings, local, tls=True)]
     if settings.http_redirect is not None:
         chain = listener_components_pb2.FilterChain(filters=[build_redirect()])

@@ -38,6 +38,7 @@ from pomerium_agent.pb.envoy.type.matcher.v3 import regex_pb2, string_pb2
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
 # Filters that sleep, except on the routes that need them.
 IMPERSONATION = "pomerium.impersonation"
+GROUPS = "pomerium.groups"
 REWRITE = "pomerium.rewrite"
 LUA_METADATA = "envoy.filters.http.lua"
 ROUTING_KEY = "x-pomerium-routing-key"
@@ -167,7 +168,7 @@ def _build_metadata(route: Route, cookie_name: str) -> base_pb2.Metadata:
 
 def _awake(route: Route) -> list[str]:
     """The filters that this route wakes."""
-    wanted = {IMPERSONATION: route.kubernetes, REWRITE: bool(route.rewrite_response_headers)}
+    wanted = {IMPERSONATION: route.kubernetes, GROUPS: route.kubernetes, REWRITE: bool(route.rewrite_response_headers)}
     return [name for name, awake in wanted.items() if awake]
 
 

@@ -12,27 +12,36 @@ from google.protobuf.message import Message
 from pomerium_agent.config.snapshot import Kind, Route, Source
 from pomerium_agent.envoyconfig.headers import header_option, response_value
 from pomerium_agent.envoyconfig.route import EXT_AUTHZ, NOT_CHECKED, RouteContext, build_route
-from pomerium_agent.envoyconfig.wire import field_bytes
+from pomerium_agent.envoyconfig.wire import any_of, field_bytes
 from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2 as pb
+from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 
 # As a key it stands for every host that has no virtual host of its own; no host name can look like it.
 CATCH_ALL = "*"
 PAGES_CLUSTER = "pomerium-control-plane-http"
 _ROUTES_FIELD = pb.VirtualHost.ROUTES_FIELD_NUMBER
 
+# Authorization is asked about these, and knows which of them need somebody who is signed in (authorize 17).
+_CHECKED = any_of(
+    ext_authz_pb2.ExtAuthzPerRoute(
+        check_settings=ext_authz_pb2.CheckSettings(
+            context_extensions={"internal": "true", "route_id": "", "route_checksum": "0"}
+        )
+    )
+)
 # Served by the agent on every host, before any configured route (R-8). A path-separated prefix stands for the
 # path itself and everything below it, so two routes do what Pomerium's four do.
 _INTERNAL = (
-    pb.RouteMatch(path="/ping"),
-    pb.RouteMatch(path="/healthz"),
-    pb.RouteMatch(path_separated_prefix="/.pomerium"),
-    pb.RouteMatch(path_separated_prefix="/.well-known/pomerium"),
+    (pb.RouteMatch(path="/ping"), NOT_CHECKED),
+    (pb.RouteMatch(path="/healthz"), NOT_CHECKED),
+    (pb.RouteMatch(path_separated_prefix="/.pomerium"), _CHECKED),
+    (pb.RouteMatch(path_separated_prefix="/.well-known/pomerium"), NOT_CHECKED),
 )
 # Served on the hosts of the login service only.
 _AUTHENTICATE = (
-    pb.RouteMatch(path="/oauth2/callback"),
-    pb.RouteMatch(path="/"),
-    pb.RouteMatch(path="/robots.txt"),
+    (pb.RouteMatch(path="/oauth2/callback"), NOT_CHECKED),
+    (pb.RouteMatch(path="/"), NOT_CHECKED),
+    (pb.RouteMatch(path="/robots.txt"), NOT_CHECKED),
 )
 _REGEX_SPECIAL = frozenset("\\.+*?()|[]{}^$")
 
@@ -97,11 +106,7 @@ def route_bytes(route: Route, context: RouteContext) -> bytes:
 
 
 def internal_route_bytes(context: RouteContext, *, authenticate: bool) -> bytes:
-    """The agent's own routes, as they stand at the head of every virtual host (R-8, routes 8.4).
-
-    The authorization service is not asked about them yet: which of them need a session is for the
-    issue that brings sessions, and until then the pages behind them show nothing that needs one.
-    """
+    """The agent's own routes, as they stand at the head of every virtual host (R-8, routes 8.4)."""
     headers = [header_option(name, response_value(value)) for name, value in context.response_headers]
     matches = _INTERNAL + (_AUTHENTICATE if authenticate else ())
     return b"".join(
@@ -109,11 +114,11 @@ def internal_route_bytes(context: RouteContext, *, authenticate: bool) -> bytes:
             pb.Route(
                 match=match,
                 route=pb.RouteAction(cluster=PAGES_CLUSTER),
-                typed_per_filter_config={EXT_AUTHZ: NOT_CHECKED},
+                typed_per_filter_config={EXT_AUTHZ: check},
                 response_headers_to_add=headers,
             )
         )
-        for match in matches
+        for match, check in matches
     )
 
 

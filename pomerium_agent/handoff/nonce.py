@@ -7,6 +7,7 @@ was sent; a callback that was begun by somebody else, in another browser, brings
 import hashlib
 import hmac
 import secrets
+from functools import lru_cache
 
 from pomerium_agent.handoff.box import encode_raw
 from pomerium_agent.handoff.keys import purpose_key
@@ -39,9 +40,14 @@ def set_cookie(session_cookie: str, value: str) -> str:
 
 
 def echo_of(shared_secret: bytes, cookie: str, host: str) -> str:
-    """What the callback URL carries. `host` is the Host header, in lower case; a port counts."""
-    key = purpose_key(shared_secret, "login-nonce")
-    return encode_raw(hmac.digest(key, f"{cookie}\0{host.lower()}".encode(), hashlib.sha256))
+    """What the callback URL carries. `host` is the Host header; a port counts, unless it is the usual one."""
+    key = _key(shared_secret)
+    return encode_raw(hmac.digest(key, f"{cookie}\0{host.lower().removesuffix(':443')}".encode(), hashlib.sha256))
+
+
+@lru_cache(maxsize=4)
+def _key(shared_secret: bytes) -> bytes:
+    return purpose_key(shared_secret, "login-nonce")
 
 
 def matches(shared_secret: bytes, cookie: str, host: str, echo: str) -> bool:

@@ -121,8 +121,8 @@ def subject_of(claims: Claims, *, provider: str) -> str:
     return subject
 
 
-def tidy_userinfo(answer: Claims) -> dict[str, Any]:
-    """Userinfo as claims: what says something about the person, in the usual types (authenticate 6.1)."""
+def tidy(answer: Claims) -> dict[str, Any]:
+    """What is said of a person, in the usual types and under the usual names (authenticate 6.1)."""
     claims = dict(answer)
     for name in [name for name in claims if name.endswith("_verified")]:
         if isinstance(claims[name], str) and claims[name].lower() in ("true", "false"):
@@ -134,8 +134,14 @@ def tidy_userinfo(answer: Claims) -> dict[str, Any]:
 
 
 def merge(id_token: Claims, userinfo: Claims) -> dict[str, Any]:
-    """ID-token claims first, userinfo over them, key by key (authenticate 5.2)."""
-    return {**id_token, **{name: value for name, value in userinfo.items() if name not in TOKEN_CLAIMS}}
+    """ID-token claims first, userinfo over them, key by key (authenticate 5.2).
+
+    That an address is verified is not carried over to another address.
+    """
+    below, above = tidy(id_token), tidy(userinfo)
+    if "email" in above and above["email"] != below.get("email"):
+        below.pop("email_verified", None)
+    return {**below, **{name: value for name, value in above.items() if name not in TOKEN_CLAIMS}}
 
 
 def time_of(claims: Claims, name: str, *, provider: str) -> datetime | None:

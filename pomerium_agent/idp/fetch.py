@@ -81,19 +81,22 @@ async def ask(
     raise ProviderUnavailable(f"{url} answered {status}")
 
 
-async def fetch_json(http: aiohttp.ClientSession, url: str, *, post: object = None) -> dict[str, Any]:
-    """The JSON object at `url`; with `post`, the answer to it. Raises ProviderUnavailable."""
-    return (await fetch_document(http, url, post=post)).json()
+async def fetch_json(
+    http: aiohttp.ClientSession, url: str, *, post: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The JSON object at `url`; with `post`, the answer to that JSON. Raises ProviderUnavailable."""
+    return (await fetch_document(http, url, post=post, headers=headers)).json()
 
 
-async def fetch_document(http: aiohttp.ClientSession, url: str, *, post: object = None) -> Answer:
+async def fetch_document(
+    http: aiohttp.ClientSession, url: str, *, post: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> Answer:
     """The document at `url`, answered with status 200. Raises ProviderUnavailable."""
-    accept = {"Accept": "application/json"}
+    sent = {"Accept": "application/json", **(headers or {})}
     if post is None:
-        answer = await ask(http, url, headers=accept, redirects=MAX_REDIRECTS)
+        answer = await ask(http, url, headers=sent, redirects=MAX_REDIRECTS)
     else:
-        headers = {**accept, "Content-Type": "application/json"}
-        answer = await ask(http, url, method="POST", headers=headers, body=json.dumps(post).encode())
+        answer = await ask(http, url, method="POST", headers={**sent, "Content-Type": "application/json"}, body=post)
     if answer.status != 200:
         raise ProviderUnavailable(f"{url} answered {answer.status}")
     return answer

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from pomerium_agent.errors import SettingsError
+from pomerium_agent.errors import ProviderUnavailable, SettingsError
+from pomerium_agent.idp.fetch import check_url
 from pomerium_agent.idp.settings import NOTHING, ProviderSettings
 
 OIDC_SCOPES = ("openid", "profile", "email", "offline_access")
@@ -23,6 +24,7 @@ class Kind:
     cross_site_post: bool = False  # the callback is a form that the provider's page posts, without Lax cookies
     fixed_sign_out: bool = False  # it comes back to /.pomerium/signed_out only; keep the wanted target in a cookie
     own_confirm: bool = False  # it asks "really?" itself
+    refreshes_without_token: bool = False  # there are no refresh tokens, and none is needed
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -58,6 +60,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 scopes=("user:email", "read:org"),
                 params=MappingProxyType({"access_type": "offline"}),
                 pkce=False,
+                refreshes_without_token=True,
             ),
             Kind(
                 name="apple",
@@ -84,10 +87,14 @@ def kind_of(settings: ProviderSettings) -> Kind:
 
 
 def issuer_of(kind: Kind, settings: ProviderSettings) -> str:
-    """Where the provider is. Raises SettingsError when that must be said and is not."""
+    """Where the provider is. Raises SettingsError when that must be said and is not, or is said wrongly."""
     issuer = settings.url or kind.issuer
     if not issuer:
         raise SettingsError(f"idp_provider_url must be set for idp_provider {kind.name}")
+    try:
+        check_url(issuer)
+    except ProviderUnavailable as error:
+        raise SettingsError(f"idp_provider_url: {error}") from None
     if kind.name == "auth0" and not issuer.endswith("/"):
         return f"{issuer}/"
     return issuer

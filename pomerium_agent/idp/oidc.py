@@ -136,21 +136,28 @@ class OidcProvider:
         if answer.status != 200:
             raise ProviderRefused(f"{self.name} answered {answer.status} at its userinfo endpoint; check the scopes")
         if answer.media_type in USERINFO_TYPES:
-            return checks.tidy_userinfo(await self._signed_userinfo(answer.body))
+            return checks.tidy(await self._signed_userinfo(answer.body))
         try:
-            return checks.tidy_userinfo(read_object(answer.body))
+            return checks.tidy(read_object(answer.body))
         except ValueError:
             raise ProviderUnavailable(f"{self.name} did not answer with JSON at its userinfo endpoint") from None
 
     async def revoke(self, token: Token) -> None:
-        """The refresh token first: it is the one that lives on."""
+        """The refresh token first: it is the one that lives on. One that is refused does not save the other."""
         metadata = await self._metadata()
         if not metadata.revocation_endpoint:
             return
+        refused: ProviderRefused | None = None
         for kind, value in (("refresh_token", token.refresh_token), ("access_token", token.access_token)):
-            if value:
-                form = {"token": str(value), "token_type_hint": kind}
-                await self._client.post(metadata.revocation_endpoint, form, metadata.token_auth_methods, bare=True)
+            form = {"token": str(value), "token_type_hint": kind}
+            try:
+                if value:
+                    methods = metadata.token_auth_methods
+                    await self._client.post(metadata.revocation_endpoint, form, methods, bare=True)
+            except ProviderRefused as error:
+                refused = error
+        if refused is not None:
+            raise refused
 
     # --- tokens that others bring --------------------------------------------------------------
 

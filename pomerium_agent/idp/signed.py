@@ -8,7 +8,8 @@ from joserfc import jws
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import Key
 
-MAX_TOKEN = 16_384
+MAX_TOKEN = 16_384  # of what comes in a header
+MAX_JWT = 131_072  # of what comes in a provider's answer: some list hundreds of groups
 # What may be used at all: never a secret shared with others, never nothing.
 ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
@@ -19,6 +20,8 @@ Object = dict[str, Any]
 class Registry(jws.JWSRegistry):
     """The algorithms that somebody may use. The library would print a warning with each use of EdDSA's old name."""
 
+    max_header_length = 8192  # certificates may travel in it
+
     def get_alg(self, name: str) -> Any:
         if name not in (self.allowed or ()) or name not in self.algorithms:
             raise UnsupportedAlgorithmError()
@@ -28,9 +31,10 @@ class Registry(jws.JWSRegistry):
 def read_unverified(token: str) -> tuple[Object, Object]:
     """Header and claims as the token has them, only to know whom to ask. Raises ValueError for what is no JWT."""
     try:
-        if len(token) > MAX_TOKEN:
+        if len(token) > MAX_JWT:
             raise ValueError
-        unverified = jws.extract_compact(token.encode())
+        registry = Registry(algorithms=sorted(ALGORITHMS), strict_check_header=False)
+        unverified = jws.extract_compact(token.encode(), registry=registry)
         header, claims = json.loads(json.dumps(unverified.headers())), read_object(unverified.payload)
     except (JoseError, ValueError, TypeError, KeyError, RecursionError):
         raise ValueError("not a JWT") from None

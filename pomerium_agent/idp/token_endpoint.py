@@ -14,7 +14,19 @@ from pomerium_agent.idp.fetch import Answer, ask
 from pomerium_agent.settings import Secret
 
 FORM = "application/x-www-form-urlencoded"
-ENDED = frozenset({"invalid_grant", "bad_verification_code", "bad_refresh_token", "expired_token"})
+ENDED = frozenset(
+    {
+        "access_denied",
+        "account_selection_required",
+        "bad_refresh_token",
+        "bad_verification_code",
+        "consent_required",
+        "expired_token",
+        "interaction_required",
+        "invalid_grant",
+        "login_required",
+    }
+)
 NOT_NOW = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 OUR_FAULT = frozenset({"invalid_client", "unauthorized_client", "incorrect_client_credentials"})
 CODE = re.compile(r"[a-z_]{1,64}")

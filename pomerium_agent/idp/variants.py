@@ -40,6 +40,13 @@ class Azure(OidcProvider):
         if claims.get("iss") != metadata.issuer.replace(ANY_TENANT, self._tenant(claims)):
             raise NotBelieved(f"{self.name}: the issuer of the token is not its tenant (iss, tid)")
 
+    async def check_callback_issuer(self, issuer: str) -> None:
+        """Under a URL for all, any tenant may have sent the callback."""
+        if ANY_TENANT not in (await self._metadata()).issuer or not TENANT.fullmatch(_tenant_in(issuer)):
+            await super().check_callback_issuer(issuer)
+        elif issuer != _with_tenant(self.issuer, _tenant_in(issuer)):
+            raise NotBelieved(f"{self.name} did not send this callback (iss); start the login again")
+
     async def verify_access_token(self, raw: str) -> Claims:
         """As a JWT. Anybody's tenant could have issued it under a URL for all, so there the audience must be given."""
         metadata = await self._metadata()

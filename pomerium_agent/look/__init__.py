@@ -1,7 +1,7 @@
 """How our pages look: one small design, light and dark, that loads nothing from anywhere. Pure: values in, HTML out."""
 
 from pomerium_agent.look.account import Account, Device, SessionFacts, render_account
-from pomerium_agent.look.branding import PLAIN, Branding
+from pomerium_agent.look.branding import PLAIN, Branding, read_branding
 from pomerium_agent.look.endings import confirm_sign_out, device_enrolled, program_signed_in, signed_out
 from pomerium_agent.look.headers import security_headers
 from pomerium_agent.look.icons import Icon
@@ -39,6 +39,7 @@ __all__ = [
     "device_enrolled",
     "login_loop",
     "program_signed_in",
+    "read_branding",
     "render_account",
     "render_consent",
     "render_message",

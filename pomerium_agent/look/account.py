@@ -9,11 +9,9 @@ from pomerium_agent.look.branding import PLAIN, Branding
 from pomerium_agent.look.icons import Icon
 from pomerium_agent.look.markup import NOTHING, Html, join, tag
 from pomerium_agent.look.shell import EMPTY_BAR, Bar, Form, button, facts, notice, wide
-from pomerium_agent.look.words import exactly, initials, moment, monogram
+from pomerium_agent.look.words import HIDDEN, exactly, initials, moment, monogram, without_tokens
 
-HIDDEN = "hidden"
-_SECRET_CLAIM = re.compile(r"(?i)(?:.*[_-])?(?:token|secret|password|cookie|nonce)(?:_hash)?|(?:at|c|s)_hash")
-_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\..*", re.DOTALL)
+_SECRET_CLAIM = re.compile(r"(?is)(?:.*[_:/.-])?(?:token|secret|password|cookie|nonce)(?:_hash)?|(?:at|c|s)_hash")
 _TIME_CLAIMS = frozenset({"auth_time", "exp", "iat", "nbf", "updated_at"})
 _LATEST = 253402300799  # the last second a datetime can say
 
@@ -168,12 +166,12 @@ def _claim(name: str, values: Sequence[str]) -> Html:
 
 def _value(name: str, value: str) -> Html:
     """A claim's value as it is; times also in words of the calendar; whatever could be a token is only named."""
-    if _SECRET_CLAIM.fullmatch(name) or _TOKEN.match(value.strip()):
+    if _SECRET_CLAIM.fullmatch(name):
         return tag("em", HIDDEN, class_="soft")
     if name in _TIME_CLAIMS and value.isascii() and value.isdigit() and len(value) < 13 and int(value) <= _LATEST:
         when = datetime.fromtimestamp(int(value), UTC)
         return join((value, " ", exactly(when, class_="soft small")))
-    return tag("span", value)
+    return tag("span", without_tokens(value))
 
 
 def _panel(title: str, *parts: str) -> Html:

@@ -2,10 +2,11 @@
 
 import colorsys
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pomerium_agent.look.markup import NOTHING, Html, is_picture, tag
+from pomerium_agent.look.markup import NOTHING, Html, is_picture, tag, text
 
 _COLOR = re.compile(
     r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})|[a-zA-Z]{3,24}|(?:rgb|hsl)a?\([0-9.,%/ ]{1,40}\)"
@@ -34,6 +35,19 @@ class Branding:
 PLAIN = Branding()
 
 
+def read_branding(words: Mapping[str, str]) -> Branding:
+    """The branding among the settings, by the names it has there."""
+    return Branding(
+        primary_color=words.get("primary_color", ""),
+        secondary_color=words.get("secondary_color", ""),
+        dark_primary_color=words.get("darkmode_primary_color", ""),
+        dark_secondary_color=words.get("darkmode_secondary_color", ""),
+        logo_url=words.get("logo_url", ""),
+        favicon_url=words.get("favicon_url", ""),
+        first_paragraph=words.get("error_message_first_paragraph", ""),
+    )
+
+
 @lru_cache(maxsize=64)
 def brand_style(branding: Branding) -> str:
     """The colours of the organisation, if they are colours; text stays readable where we can work it out."""
@@ -54,13 +68,8 @@ def logo(branding: Branding) -> Html:
 
 def favicon(branding: Branding) -> Html:
     """The organisation's, or explicitly none, so that no browser goes looking for one behind the login."""
-    if is_picture(branding.favicon_url):
-        return Html(f'<link rel="icon" href="{_quoted(branding.favicon_url)}">\n')
-    return Html('<link rel="icon" href="data:,">\n')
-
-
-def _quoted(url: str) -> str:
-    return url.replace("&", "&amp;")  # is_picture lets no quote and no bracket through
+    url = branding.favicon_url if is_picture(branding.favicon_url) else "data:,"
+    return Html(f'<link rel="icon" href="{text(url)}">\n')
 
 
 def _derived(color: str, scheme: str) -> str:

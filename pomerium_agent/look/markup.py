@@ -7,9 +7,11 @@ from html import escape
 # What no honest name holds and what garbles a page: control characters, halves of characters, and the marks that turn
 # the direction of what follows (a host name could be shown as another).
 _UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_LINK = re.compile(r"(?:https?://|mailto:)[^\s<>\"'\\]+|/(?![/\\])[^\s<>\"'\\]*|[?#][^\s<>\"'\\]*")
+_LINK = re.compile(
+    r"(?:https?://|mailto:)[^\s\x00-\x1f\x7f<>\"'\\]+|/(?![/\\])[^\s\x00-\x1f\x7f<>\"'\\]*|[?#][^\s\x00-\x1f\x7f<>\"'\\]*"
+)
 _PICTURE = re.compile(
-    r"https?://[^\s\"'<>()\\]{1,2000}|/(?![/\\])[^\s\"'<>()\\]{1,2000}"
+    r"https?://[^\s\x00-\x1f\x7f\"'<>()\\]{1,2000}|/(?![/\\])[^\s\x00-\x1f\x7f\"'<>()\\]{1,2000}"
     r"|data:image/[a-z+.-]{1,20};base64,[A-Za-z0-9+/=]{1,100000}"
 )
 _LINKS = frozenset({"href", "action"})

@@ -7,6 +7,7 @@ from pomerium_agent.look.icons import Icon, draw
 from pomerium_agent.look.markup import NOTHING, Html, join, tag, text
 from pomerium_agent.look.script import SCRIPT
 from pomerium_agent.look.style import STYLE, WIDE
+from pomerium_agent.look.words import without_tokens
 
 Facts = tuple[tuple[str, str], ...]  # label and value
 
@@ -132,6 +133,6 @@ def foot(request_id: str = "", details: Facts = (), *parts: str) -> Html:
     if request_id:
         lines.append(tag("p", "Request id: ", tag("code", request_id)))
     if details:
-        coded = tuple((label, tag("code", value)) for label, value in details)
+        coded = tuple((label, tag("code", without_tokens(value))) for label, value in details)
         lines.append(tag("details", tag("summary", "Technical details"), facts(coded)))
     return tag("footer", *lines, class_="foot") if lines else NOTHING

@@ -52,6 +52,7 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; color: var(--ink); back
 body.single { display: grid; grid-template-columns: minmax(0, 1fr); align-content: center; justify-items: center;
   padding: 2rem 1rem }
 h1 { margin: 0; font-size: 1.5rem; line-height: 1.25; font-weight: 650; letter-spacing: -.015em; text-wrap: balance }
+.status + h1::first-letter { text-transform: uppercase }
 h2 { margin: 0; font-size: 1rem; line-height: 1.4; font-weight: 600 }
 p { margin: .6rem 0; text-wrap: pretty }
 a { color: var(--link); text-underline-offset: .18em; text-decoration-thickness: .06em }

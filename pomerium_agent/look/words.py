@@ -1,12 +1,21 @@
 """Times in words, initials of people, colours of names: what pages say about values."""
 
 import hashlib
+import re
 from datetime import UTC, datetime, timedelta
 
 from pomerium_agent.look.markup import Html, join, tag
 from pomerium_agent.look.style import HUES
 
+HIDDEN = "(hidden)"
+# A JSON web token, wherever it stands; what is opaque cannot be told from any other id.
+_TOKEN = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]*")
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
+
+
+def without_tokens(words: str) -> str:
+    """`words` with whatever is plainly a token taken out: none belongs on a page, whoever put it there (N-33)."""
+    return _TOKEN.sub(HIDDEN, words)
 
 
 def in_words(distance: timedelta) -> str:

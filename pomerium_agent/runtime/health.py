@@ -25,8 +25,10 @@ class Check(StrEnum):
     XDS_OTHER = "xds.other"
     ENVOY = "envoy.server"
     AUTHORIZE = "authorize.service"
+    SERVERLESS = "authorize.serverless"  # of our own: identity tokens for Google's platforms
     AUTHENTICATE = "authenticate.service"
     PROXY = "proxy.service"
+    IDENTITY_MANAGER = "identity.manager"  # ours: the reference has no check for it
 
 
 def bundle_check(bundle_id: str) -> str:

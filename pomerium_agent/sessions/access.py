@@ -1,4 +1,4 @@
-"""When sessions were last used: noted without waiting, written in batches (authorize 21, A-31)."""
+"""When sessions were last used: noted without waiting, written in batches (authorize 21, A-31; authenticate N-39)."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

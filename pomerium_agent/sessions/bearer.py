@@ -1,37 +1,38 @@
 """Bearer tokens of others, on routes that read them: verified, and turned into ordinary sessions (authorize 4.2)."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeGuard
 from weakref import WeakValueDictionary
 
 import aiohttp
-from google.protobuf.struct_pb2 import ListValue
 
 from pomerium_agent.databroker.backend import Backend
-from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, RecordNotFound
+from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, ProviderUnavailable, RecordNotFound
+from pomerium_agent.handoff.proof import HEADER as PROOF
+from pomerium_agent.handoff.proof import make_proof
 from pomerium_agent.idp.fetch import fetch_json
 from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.idp.signed import MAX_TOKEN
-from pomerium_agent.pb.pomerium import session_pb2, user_pb2
-from pomerium_agent.records import Record, pack, unpack
+from pomerium_agent.pb.pomerium import session_pb2
 from pomerium_agent.runtime.clock import Clock
-from pomerium_agent.sessions.claims import flatten, thaw
-from pomerium_agent.sessions.entries import SESSION, USER
+from pomerium_agent.sessions.cluster import LocalCluster
+from pomerium_agent.sessions.entries import SESSION
 from pomerium_agent.sessions.handle import Handle
 from pomerium_agent.sessions.identity import Resolved, resolve
-from pomerium_agent.sessions.jwt import JwtProvider, verify_jwt
+from pomerium_agent.sessions.jwt import KUBERNETES_ISSUER, JwtProvider, issuer_of, verify_jwt
 from pomerium_agent.sessions.live import Sessions
+from pomerium_agent.sessions.writing import WRITE_SECONDS, set_claims, write_session
 
 ACCESS_TOKENS = uuid.UUID("0194f6f8-e760-76a0-8917-e28ac927a34d")
 IDENTITY_TOKENS = uuid.UUID("0194f6f9-aec0-704e-bb4a-51054f17ad17")
 JWTS = uuid.UUID("0195a000-a000-7000-8000-00000000a01a")
 QUESTIONS = 32  # verifications under way at the authenticate service at one time
-WRITE_SECONDS = 5.0
 
 
 class BearerFormat(StrEnum):
@@ -62,13 +63,27 @@ def bearer_session_id(namespace: uuid.UUID, name: str, token: str) -> str:
 
 
 class Bearers:
-    """Finds or makes the session behind a bearer token."""
+    """Finds or makes the session behind a bearer token.
 
-    def __init__(self, *, sessions: Sessions, backend: Backend, http: aiohttp.ClientSession, clock: Clock) -> None:
+    `shared_key` proves which cluster asks about one (N-48); `cluster` is the one around us, if there is one.
+    """
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        backend: Backend,
+        http: aiohttp.ClientSession,
+        clock: Clock,
+        shared_key: bytes = b"",
+        cluster: LocalCluster | None = None,
+    ) -> None:
         self._sessions = sessions
         self._backend = backend
         self._http = http
+        self._shared_key = shared_key
         self._clock = clock
+        self._cluster = cluster
         self._jwks = JwksCache(http, clock)
         self._questions = asyncio.Semaphore(QUESTIONS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -87,7 +102,7 @@ class Bearers:
 
     async def _jwt(self, token: str, rule: BearerRule) -> Resolved | None:
         """Verified every time; the record is made anew when it has expired."""
-        provider, claims = await verify_jwt(token, rule.providers, self._jwks, self._clock.now())
+        provider, claims = await self._verify(token, rule.providers)
         id = bearer_session_id(JWTS, provider.name, token)
         async with self._lock(id):
             resolved = await self._existing(id)
@@ -98,6 +113,17 @@ class Bearers:
             if session.expires_at.ToDatetime(UTC) > ends:
                 session.expires_at.FromDatetime(ends)
             return await self._write(session, claims)
+
+    async def _verify(self, token: str, providers: tuple[JwtProvider, ...]) -> tuple[JwtProvider, dict[str, Any]]:
+        """By the keys of whoever issued it; what nobody else here issued may be of the cluster around us."""
+        others = tuple(provider for provider in providers if provider.issuer != KUBERNETES_ISSUER)
+        local = next((provider for provider in providers if provider.issuer == KUBERNETES_ISSUER), None)
+        if local is None or issuer_of(token) in {provider.issuer for provider in others}:
+            return await verify_jwt(token, others, self._jwks, self._clock.now())
+        if self._cluster is None:
+            raise ProviderUnavailable(f"{local.name}: this replica runs in no Kubernetes cluster")
+        known = replace(local, issuer=await self._cluster.issuer(), jwks_url=self._cluster.jwks_url)
+        return await verify_jwt(token, (known,), self._cluster.jwks, self._clock.now())
 
     async def _of_provider(self, token: str, rule: BearerRule) -> Resolved | None:
         """Verified once: the record of a known token is used as it is, be it expired."""
@@ -124,8 +150,10 @@ class Bearers:
         """The claims, by the word of the authenticate service (authenticate 8.7)."""
         path, name = ("verify-access-token", "accessToken") if access else ("verify-identity-token", "identityToken")
         url = f"{rule.authenticate_url.rstrip('/')}/.pomerium/{path}"
+        question = json.dumps({name: token, "identityProviderId": rule.idp_id}).encode()
+        proof = make_proof(self._shared_key, f"/.pomerium/{path}", question, self._clock.now())
         async with self._questions:
-            answer = await fetch_json(self._http, url, post={name: token, "identityProviderId": rule.idp_id})
+            answer = await fetch_json(self._http, url, post=question, headers={PROOF: proof})
         claims = answer.get("claims")
         if answer.get("valid") is not True:
             raise BearerRejected("the authenticate service does not accept the bearer token")
@@ -149,43 +177,20 @@ class Bearers:
         session.expires_at.FromDatetime(_time(claims, "exp") or now + rule.cookie_expire)
         session.accessed_at.FromDatetime(now)
         try:
-            for key, values in flatten(claims).items():
-                listed = ListValue()
-                listed.extend(thaw(list(values)))
-                session.claims[key].CopyFrom(listed)
-        except (ValueError, OverflowError, TypeError, RecursionError):  # what no protobuf can hold
+            set_claims(session.claims, claims)
+        except ValueError:
             raise BearerRejected("the claims of the bearer token cannot be kept") from None
         return session
 
     async def _write(self, session: session_pb2.Session, claims: Mapping[str, Any]) -> Resolved | None:
         """Write user and session together, and see to it that they are read from now on."""
-        try:
-            async with asyncio.timeout(WRITE_SECONDS):
-                user = await self._user(session.user_id)
-                user.name = _claim(claims, "name") or user.name
-                user.email = _claim(claims, "email") or user.email
-                written = await self._backend.put(
-                    [
-                        Record(type=USER, id=user.id, data=pack(user)),
-                        Record(type=SESSION, id=session.id, data=pack(session)),
-                    ]
-                )
-        except TimeoutError:
-            raise DatabrokerUnavailable(f"a session was not written within {WRITE_SECONDS:g} s") from None
+        written = await write_session(self._backend, session, claims, keep_claims=False)
         hint = Handle(
             id=session.id,
             databroker_server_version=written.server_version,
             databroker_record_version=written.records[-1].version,
         )
         return await self._existing(session.id, hint)
-
-    async def _user(self, id: str) -> user_pb2.User:
-        """The user's record as it is: someone who also logs in keeps their claims and devices."""
-        try:
-            record = await self._backend.get(USER, id)
-        except RecordNotFound:
-            return user_pb2.User(id=id)
-        return unpack(record.data, user_pb2.User) or user_pb2.User(id=id)
 
     async def _exists(self, id: str) -> bool:
         """Also when another replica wrote it a moment ago."""
@@ -215,11 +220,6 @@ class Bearers:
         if lock is None:
             lock = self._locks[id] = asyncio.Lock()
         return lock
-
-
-def _claim(claims: Mapping[str, Any], name: str) -> str:
-    value = claims.get(name)
-    return value if _is_text(value) else ""
 
 
 def _is_text(value: object) -> TypeGuard[str]:

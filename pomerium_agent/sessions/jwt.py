@@ -10,6 +10,7 @@ from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.idp.signed import ALGORITHMS, read_unverified, verify_signature
 
 MAX_TIME = 2**53
+KUBERNETES_ISSUER = "kubernetes:///"  # in configurations: the cluster around us, whatever it calls itself
 NOT_BEFORE_LEEWAY = 60.0  # seconds that the provider's clock may be ahead
 DEFAULT_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 
@@ -32,10 +33,7 @@ async def verify_jwt(
 
     Raises BearerRejected, and ProviderUnavailable when the provider's keys cannot be had (A-9).
     """
-    try:
-        header, claims = read_unverified(token)
-    except ValueError:
-        raise BearerRejected("the bearer token is not a JWT") from None
+    header, claims = _unverified(token)
     provider = next((provider for provider in providers if provider.issuer == claims.get("iss")), None)
     if provider is None:
         raise BearerRejected("no provider of this route issued the bearer token")
@@ -49,6 +47,18 @@ async def verify_jwt(
         raise BearerRejected(f"no key of {provider.name} signed the bearer token")
     _check(verified, provider, now)
     return provider, verified
+
+
+def issuer_of(token: str) -> object:
+    """Whom a JWT names as its issuer, true or not. Raises BearerRejected."""
+    return _unverified(token)[1].get("iss")
+
+
+def _unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        return read_unverified(token)
+    except ValueError:
+        raise BearerRejected("the bearer token is not a JWT") from None
 
 
 def _check(claims: dict[str, Any], provider: JwtProvider, now: datetime) -> None:

@@ -30,13 +30,14 @@ def derive_signing_key(shared_secret: bytes) -> ec.EllipticCurvePrivateKey:
 class Signer:
     """Signs JWTs with one key: ES256 for EC on P-256, RS256 for RSA (A-21). Shows nothing of the key but its id.
 
-    Raises ValueError for a key that these cannot use.
+    Raises ValueError for a key that these cannot use. `kid` is what others know the key by, where that is not its
+    thumbprint.
     """
 
-    def __init__(self, key: PrivateKey) -> None:
+    def __init__(self, key: PrivateKey, kid: str = "") -> None:
         self._key = key
         self.jwk = public_jwk(key)
-        self.kid = self.jwk["kid"]
+        self.kid = kid or self.jwk["kid"]
         header = {"alg": self.jwk["alg"], "kid": self.kid, "typ": "JWT"}
         self._header = _encode(json.dumps(header, separators=(",", ":")).encode())
 
@@ -55,7 +56,7 @@ class Signer:
         return r.to_bytes(COORDINATE_BYTES, "big") + s.to_bytes(COORDINATE_BYTES, "big")
 
 
-def read_signer(pem: bytes) -> Signer:
+def read_signer(pem: bytes, kid: str = "") -> Signer:
     """A signer from PEM text (EC, PKCS 1 or PKCS 8). Raises ValueError, without showing any of it."""
     try:
         key = load_pem_private_key(pem, password=None)
@@ -63,7 +64,7 @@ def read_signer(pem: bytes) -> Signer:
         raise ValueError("the signing key is not a PEM private key without a password") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise ValueError("the signing key is neither EC nor RSA")
-    return Signer(key)
+    return Signer(key, kid)
 
 
 def _encode(data: bytes) -> str:

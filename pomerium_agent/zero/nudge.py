@@ -1,12 +1,13 @@
 """What makes the link look again: nudges from the stream, the state of the connection, and the passing of time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.waiting import first_of
 
 T = TypeVar("T")
 CONNECTED_INTERVAL = 3600.0  # the stream tells us of changes, so looking is only a precaution (Z-17)
@@ -104,15 +105,6 @@ class Schedule:
         async for state in self._connection.follow():
             if state.turn != self._turn:
                 return
-
-
-async def first_of(*waits: Coroutine[Any, Any, None]) -> None:
-    """Return when the first of `waits` does, and end the others."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(wait) for wait in waits]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
 
 
 async def rerun_on_change(cell: Latest[T], run: Callable[[T], Awaitable[None]]) -> None:

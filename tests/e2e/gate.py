@@ -18,8 +18,10 @@ from pomerium_agent.agent.feed import Feeder
 from pomerium_agent.authenticate.pages import serve_pages
 from pomerium_agent.authorize import NO_RULES, Checker, Rules, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
+from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.config import Compiled, compile_snapshot
 from pomerium_agent.config.digest import CONFIG
+from pomerium_agent.config.live import read_local_file
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.demo.playground import free_port
 from pomerium_agent.demo.upstream import serve_upstream
@@ -31,6 +33,7 @@ from pomerium_agent.records import Record, pack
 from pomerium_agent.runtime.clock import SystemClock
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.sessions.bearer import Bearers
 from pomerium_agent.sessions.handle import Handle, sign_handle
 from pomerium_agent.sessions.live import open_sessions
 from pomerium_agent.sessions.signer import Signer
@@ -42,16 +45,22 @@ SYSTEM_CA = Path(certifi.where()).read_text()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """Envoy on loopback, without TLS, asking about every request that is not public."""
+    """Envoy on loopback, without TLS unless told otherwise, asking about every request that is not public."""
 
     port: int
     upstream: int
     backend: MemoryBackend
     checker: Checker
     client: aiohttp.ClientSession
+    config: Latest[Compiled | None]
+    tls: bool = False
 
     def url(self, path: str = "/") -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}{path}"
+
+    def configure(self, *routes: config_pb2.Route, settings: config_pb2.Settings | None = None) -> None:
+        """Another configuration from now on."""
+        self.config.set(compiled(routes, settings, self.port, self.upstream, tls=self.tls))
 
     async def get(self, host: str, path: str = "/", **headers: str) -> "Answer":
         """One request to `host`."""
@@ -85,9 +94,16 @@ def bearer(id: str) -> str:
 
 @asynccontextmanager
 async def open_gate(
-    *routes: config_pb2.Route, settings: config_pb2.Settings | None = None, records: Iterable[Record] = ()
+    *routes: config_pb2.Route,
+    settings: config_pb2.Settings | None = None,
+    records: Iterable[Record] = (),
+    tls: bool = False,
+    metadata: str = "http://127.0.0.1:9",
 ) -> AsyncIterator[Gate]:
-    """Open it with these routes, whose `to` may be UPSTREAM, and these records of people."""
+    """Open it with these routes, whose `to` may be UPSTREAM, and these records of people.
+
+    With `tls`, it shows the certificate of those who have none. `metadata` is where Google's metadata server is.
+    """
     with tempfile.TemporaryDirectory(prefix="pa-") as name:
         directory, clock, health, port = Path(name), SystemClock(), Health(), free_port()
         backend = MemoryBackend(clock)
@@ -102,9 +118,12 @@ async def open_gate(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client,
             asyncio.TaskGroup() as group,
         ):
-            checker = Checker(rules, sessions, clock)
+            serverless = ServerlessTokens(rules, client, clock, health, metadata=metadata)
+            keeping = group.create_task(serverless.run())
+            bearers = Bearers(sessions=sessions, backend=backend, http=client, clock=clock)
+            checker = Checker(rules, sessions, clock, bearers=bearers, serverless=serverless)
             async with serve_authorize(listening(directory / "authorize.sock"), checker.check):
-                config = Latest[Compiled | None](compiled(routes, settings, port, upstream))
+                config = Latest[Compiled | None](compiled(routes, settings, port, upstream.port, tls=tls))
                 board = Board(version="test", instance="test", health=health, keeper_pid=0, ads=ads)
                 local = LocalAddresses(
                     authorize_socket=str(directory / "authorize.sock"),
@@ -119,23 +138,37 @@ async def open_gate(
                         return bool(board.in_force.value)
 
                     await eventually("the configuration is in force", in_force)
-                    yield Gate(port=port, upstream=upstream, backend=backend, checker=checker, client=client)
+                    yield Gate(
+                        port=port,
+                        upstream=upstream.port,
+                        backend=backend,
+                        checker=checker,
+                        client=client,
+                        config=config,
+                        tls=tls,
+                    )
                 feeding.cancel()
+                keeping.cancel()
 
 
 def compiled(
-    routes: Iterable[config_pb2.Route], settings: config_pb2.Settings | None, port: int, upstream: int
+    routes: Iterable[config_pb2.Route],
+    settings: config_pb2.Settings | None,
+    port: int,
+    upstream: int,
+    *,
+    tls: bool = False,
 ) -> Compiled:
     """The configuration, as a replica compiles it; a fault fails the test."""
     message = config_pb2.Config(name="test", settings=settings)
     message.settings.address = f"127.0.0.1:{port}"
-    message.settings.insecure_server = True
+    message.settings.insecure_server = not tls
     for route in routes:
         filled = message.routes.add()
         filled.CopyFrom(route)
         filled.to[:] = [to.replace("UPSTREAM", f"http://127.0.0.1:{upstream}") for to in route.to]
     record = Record(type=CONFIG, id="test", data=pack(message))
-    snapshot, faults = compile_snapshot([record], now=SystemClock().now())
+    snapshot, faults = compile_snapshot([record], now=SystemClock().now(), read_file=read_local_file)
     assert [str(fault) for fault in faults if not fault.warning] == []
     return Compiled(snapshot, faults)
 

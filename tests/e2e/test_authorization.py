@@ -184,7 +184,7 @@ async def test_a_deny_wins_over_everything() -> None:
 
 
 async def test_where_certificates_are_asked_for_nobody_gets_in_without_one() -> None:
-    """A-18, P-20: none can be checked yet, so none is good, and 495 comes before everything else."""
+    """A-18, P-20: there is none without TLS, and 495 comes before everything else."""
     of_its_own = route("own", allow_any_authenticated_user=True, tls_downstream_client_ca=CA)
     public = route("open", allow_public_unauthenticated_access=True, tls_downstream_client_ca=CA)
     async with open_gate(PRIVATE, of_its_own, public, records=[account("robot", "ci")]) as gate:

@@ -1,8 +1,6 @@
 """The certified OpenID Connect provider: logins, refreshes and logouts as a browser and our client go through them."""
 
 import asyncio
-import base64
-import hashlib
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from pomerium_agent.errors import GrantEnded, NotBelieved, ProviderRefused
 from pomerium_agent.idp import Identity, Provider, ProviderSettings, Token, open_provider
+from pomerium_agent.idp.pkce import code_challenge_of, new_code_verifier
 from pomerium_agent.runtime.clock import SystemClock
 from pomerium_agent.settings import Secret
 from tests.fakes.oidc_provider import (
@@ -47,11 +46,10 @@ class Scene:
 
     async def log_in(self, user: OidcUser, *, wrong: str = "") -> Identity:
         """One login from beginning to end; `wrong` names what the callback's side gets wrong."""
-        verifier, nonce, state = secrets.token_urlsafe(48), secrets.token_urlsafe(), secrets.token_urlsafe()
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+        verifier, nonce, state = new_code_verifier(), secrets.token_urlsafe(), secrets.token_urlsafe()
         assert await self.provider.uses_pkce()
         url = await self.provider.authorization_url(
-            redirect_uri=REDIRECT, state=state, nonce=nonce, code_challenge=challenge
+            redirect_uri=REDIRECT, state=state, nonce=nonce, code_challenge=code_challenge_of(verifier)
         )
         landed = parse_qs(urlsplit(await self.browser.log_in(url, user, until=REDIRECT)).query)
         assert landed["state"] == [state]

@@ -1,5 +1,6 @@
 """Who is shown to visitors, and who is believed upstream, through the real Envoy."""
 
+import asyncio
 import dataclasses
 import socket
 import ssl
@@ -11,6 +12,8 @@ import pytest
 from cryptography import x509
 
 from pomerium_agent.config.snapshot import Address, Route, Upstream, UpstreamTls
+from pomerium_agent.config.trust import ClientCertificates, Enforcement
+from tests.fakes.client_certificates import root
 from tests.fakes.echo import serving_echo
 from tests.fakes.golden import resources_of, self_signed
 from tests.fakes.snapshots import certificate, endpoint, forward, route, snapshot
@@ -97,3 +100,42 @@ def shown_certificate(port: int, name: str) -> tuple[str, str | None]:
         leaf = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return names.get_values_for_type(x509.DNSName)[0], tls.selected_alpn_protocol()
+
+
+async def test_where_connections_are_to_be_rejected_and_nobody_can_be_verified_there_are_none(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """A-18, R-17: what cannot be read opens nothing; and Envoy takes what it is given instead."""
+    clients = root("clients")
+    dev = clients.sign("dev")
+    (tmp_path / "client.pem").write_text(dev.pem + dev.key_pem)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(tmp_path / "client.pem")
+
+    def answered(port: int) -> bytes:
+        try:
+            with (
+                socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+                context.wrap_socket(plain, server_hostname="a.example.com") as tls,
+            ):
+                tls.sendall(b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n")
+                return tls.recv(12)
+        except OSError:
+            return b""
+
+    found: list[bytes] = []
+    for enforcement, ca in (
+        (Enforcement.REJECT_CONNECTION, ""),
+        (Enforcement.REJECT_CONNECTION, clients.pem),
+        (Enforcement.POLICY, ""),
+    ):
+        directory = tmp_path / str(len(found))
+        directory.mkdir()
+        mtls = ClientCertificates(ca=ca, enforcement=enforcement)
+        address = Address(host="127.0.0.1", port=free_port())
+        bound = snapshot(certificates=(certificate("a.example.com"),), address=address, client_certificates=mtls)
+        async with running_envoy(resources_of(bound, str(directory)), directory):
+            found.append(await asyncio.to_thread(answered, address.port))
+
+    assert found == [b"", b"HTTP/1.1 404", b"HTTP/1.1 404"]

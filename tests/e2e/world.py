@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from pomerium_agent.demo.playground import Cluster, ReplicaAt, open_cluster, visitor
-from pomerium_agent.demo.upstream import serve_upstream
+from pomerium_agent.demo.upstream import Upstream, serve_upstream
 
 CLUSTER = "test"
 PATIENCE = 30.0  # seconds that anything asynchronous may take on a busy machine
@@ -24,8 +24,12 @@ class World:
     """One cluster with its console, an upstream, and a client that trusts the cluster's CA."""
 
     cluster: Cluster
-    upstream: int
+    sample: Upstream
     client: aiohttp.ClientSession
+
+    @property
+    def upstream(self) -> int:
+        return self.sample.port
 
     @property
     def domain(self) -> str:
@@ -83,7 +87,7 @@ async def open_world() -> AsyncIterator[World]:
             serve_upstream() as upstream,
             visitor(cluster.ca_file) as client,
         ):
-            yield World(cluster=cluster, upstream=upstream, client=client)
+            yield World(cluster=cluster, sample=upstream, client=client)
 
 
 async def eventually(what: str, probe: Callable[[], Awaitable[bool]], *, within: float = PATIENCE) -> None:

@@ -177,6 +177,20 @@ async def test_kubernetes_is_asked_as_the_user_with_each_group_apart() -> None:
     assert answer.headers["x-pomerium-impersonate-groups"] == "a%2Cb,c%25"
 
 
+async def test_no_group_becomes_another_one_on_its_way() -> None:
+    """A-26: blanks around a header's value are taken off, and what is no text cannot be in it."""
+    odd = [" system:masters", "system:masters ", "a\r\nb", "", "fine"]
+    records = (
+        people.session("s-k", "u-k", idp_id="idp-1"),
+        people.directory_user("u-k", email="k@example.com", group_ids=odd),
+    )
+    rules = with_route(route(ANYBODY, kubernetes=True, kubernetes_token=Secret("tok")))
+    async with room(rules, records=records) as here:
+        answer = here.ask(headers=cookie("s-k"))
+
+    assert [part for part in answer.headers["x-pomerium-impersonate-groups"].split(",") if part] == ["fine"]
+
+
 async def test_requests_of_one_session_go_to_one_upstream() -> None:
     """Authorize 12, row 7."""
     async with room(with_route(route(ANYBODY, affinity=True))) as here:

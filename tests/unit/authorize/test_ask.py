@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ import pytest
 import yaml
 
 from pomerium_agent.authorize.ask import Hypothetical, explain_denied, explain_request, read_claim, read_hypothetical
-from pomerium_agent.authorize.denials import Denied
+from pomerium_agent.authorize.decide import Case, decide
+from pomerium_agent.authorize.denials import MAX_CHAIN, Denials, Denied
+from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.locate import locate, normalized
+from pomerium_agent.authorize.rules import RouteRules as Rules
 from pomerium_agent.config.snapshot import (
     Access,
     ConfigSnapshot,
@@ -24,11 +27,13 @@ from pomerium_agent.config.snapshot import (
     Settings,
     Unavailable,
 )
+from pomerium_agent.config.trust import ClientCertificates
 from pomerium_agent.envoyconfig.route import RouteContext, checksum
 from pomerium_agent.envoyconfig.virtual_hosts import internal_route_bytes
 from pomerium_agent.errors import InvalidRequest
 from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2 as pb
 from pomerium_agent.policy import Kind, RoutePolicy, RouteRules, build_route_policy
+from tests.fakes.client_certificates import chain_of, root
 from tests.fakes.people import FP, NOON, PEOPLE, facts_of
 from tests.fakes.snapshots import route
 
@@ -37,6 +42,8 @@ ROWS = {row["n"]: row for row in EXAMPLES["rows"]}
 ENGINEERS = '[{"allow": {"and": [{"groups": {"has": "engineers"}}]}}]'
 ANYBODY = '[{"allow": {"and": [{"accept": true}]}}]'
 NOW = datetime(2026, 8, 5, 12, 0, tzinfo=UTC)
+CLIENTS = root("clients", begins=NOW - timedelta(days=1), ends=NOW + timedelta(days=2))
+DEV = CLIENTS.sign("dev", begins=NOW - timedelta(days=1), ends=NOW + timedelta(days=2))
 
 
 def policy(text: str) -> RoutePolicy:
@@ -268,7 +275,9 @@ def test_examples_are_decided_as_the_table_has_them(number: int) -> None:
     """Policy 14, through the JSON."""
     row = ROWS[number]
     facts = facts_of(row["who"], row["request"])
-    config = snapshot(guarded(row["policy"].replace("FP", FP), id="r1"))
+    own_ca = None if facts.request.certificate_valid else CLIENTS.pem
+    rules = Access(policy=policy(row["policy"].replace("FP", FP)), client_ca=own_ca)
+    config = snapshot(route(access=rules, id="r1"))
     denied = Denied(
         request_id="id-1",
         at=NOON,
@@ -406,6 +415,61 @@ def test_a_denial_is_decided_by_what_is_in_force_now() -> None:
 
     assert (told["decision"], told["then"]["decision"]) == ("allow", "deny")
     assert "has changed since" in told["note"]
+
+
+REQUIRED = '[{"allow": {"and": [{"accept": 1}]}}, {"deny": {"or": [{"invalid_client_certificate": 1}]}}]'
+
+
+def test_a_request_that_nobody_made_presents_no_certificate() -> None:
+    """A-18: where one is needed, it would be turned away, and elsewhere not for that."""
+    needed = snapshot(guarded(REQUIRED), client_certificates=ClientCertificates(ca=CLIENTS.pem))
+
+    told = explain_request(needed, asked())
+
+    assert (told["status"], told["deny_reasons"]) == (495, ["client-certificate-required"])
+    assert explain_request(snapshot(guarded(REQUIRED)), asked())["decision"] == "allow"
+
+
+@pytest.mark.parametrize(
+    ("ca", "at", "expected"),
+    [
+        (CLIENTS.pem, NOW, "allow"),
+        (root("others").pem, NOW, "deny"),
+        ("", NOW, "deny"),
+        (None, NOW, "allow"),
+        (CLIENTS.pem, NOW + timedelta(days=3), "deny"),
+    ],
+    ids=["the authority is trusted now", "another", "it cannot be read", "none is judged", "expired then"],
+)
+def test_a_denied_certificate_is_judged_by_what_is_in_force_now(ca: str | None, at: datetime, expected: str) -> None:
+    """A-18: and at the time of the denial, as everything else."""
+    denials = Denials()
+    asked_then = Question(headers={"x-request-id": "id-1"}, route_id="r1", chain=chain_of(DEV))
+    case = Case(question=asked_then, route=Rules(id="r1", policy=policy(REQUIRED)), now=at)
+    denials.add(case, decide(case))
+    denied = denials.find("id-1")
+    assert denied is not None
+    assert denied.reasons == ("invalid-client-certificate",)
+
+    told = explain_denied(snapshot(guarded(REQUIRED, id="r1"), client_certificates=ClientCertificates(ca=ca)), denied)
+
+    assert told["decision"] == expected
+
+
+def test_of_a_chain_too_long_to_keep_the_verdict_of_then_is_told() -> None:
+    """A-18."""
+    long = chain_of(DEV) + "%0A" * MAX_CHAIN
+    denials = Denials()
+    asked_then = Question(headers={"x-request-id": "id-1"}, route_id="r1", chain=long)
+    case = Case(question=asked_then, route=Rules(id="r1", policy=policy(REQUIRED)), now=NOW)
+    denials.add(case, decide(case))
+    denied = denials.find("id-1")
+    assert denied is not None
+    assert denied.chain == ""
+
+    told = explain_denied(snapshot(guarded(REQUIRED, id="r1")), denied)
+
+    assert told["deny_reasons"] == ["invalid-client-certificate"]
 
 
 def test_a_denial_whose_route_is_gone_is_still_told() -> None:

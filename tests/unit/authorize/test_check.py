@@ -3,23 +3,29 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from google.protobuf.message import DecodeError
 
-from pomerium_agent.authorize.check import check
+from pomerium_agent.authorize.check import Checker, check
 from pomerium_agent.authorize.decide import NEEDS_SESSION
 from pomerium_agent.authorize.rules import CLOSED
+from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.errors import DatabrokerUnavailable
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.records import Record
 from pomerium_agent.sessions.access import AccessTracker
-from pomerium_agent.sessions.bearer import BearerFormat, BearerRule
+from pomerium_agent.sessions.bearer import BearerFormat, BearerRule, Bearers
 from pomerium_agent.settings import Secret
 from tests.fakes import session_records as people
+from tests.fakes.client_certificates import root
 from tests.fakes.clock import ManualClock
 from tests.unit.authorize.asking import (
     ANYBODY,
     BROWSER,
+    IDP,
     NOBODY,
     RULES,
     Answer,
@@ -172,11 +178,22 @@ async def test_a_login_works_at_once_though_the_log_is_late() -> None:
 
 
 async def test_certificates_come_before_login() -> None:
-    """A-12, row 1; A-18: as long as none can be trusted, all are denied."""
+    """A-12, row 1; A-18: whoever asks, a certificate that is not good is what they are told of first."""
     text = '[{"allow": {"and": [{"authenticated_user": 1}]}}, {"deny": {"or": [{"invalid_client_certificate": 1}]}}]'
-    async with room(with_route(route(text, client_ca=True))) as here:
+    clients = root("clients", begins=people.NOW - timedelta(days=1), ends=people.NOW + timedelta(days=1))
+    good = clients.sign("dev", begins=people.NOW, ends=people.NOW + timedelta(hours=1)).pem
+    other = root("clients").sign("dev").pem
+    async with room(with_route(route(text, client_trust=ClientTrust(ca=clients.pem)))) as here:
         assert here.ask().status == 495
         assert here.ask(headers=cookie("s-ada")).status == 495
+        assert here.ask(headers=cookie("s-ada"), chain=other).status == 495
+        assert here.ask(chain=other).status == 495
+        assert here.ask(chain=good).status == 302
+        assert here.ask(headers=cookie("s-ada"), chain=good).allowed
+        here.stage.clock.jump(3601)
+        assert here.ask(headers=cookie("s-ada"), chain=good).status == 495
+    async with room(with_route(route(text, client_trust=ClientTrust()))) as here:
+        assert here.ask(headers=cookie("s-ada"), chain=good).status == 495
     async with room(with_route(route(text))) as here:
         assert here.ask().status == 302
 
@@ -216,6 +233,31 @@ async def test_an_invalid_bearer_never_falls_back_to_the_cookie() -> None:
         assert here.ask(headers={"authorization": "Basic x", **cookie("s-ada")}).allowed
 
 
+async def test_a_token_of_the_identity_provider_is_asked_about_as_one_of_the_routes_own() -> None:
+    """A-6, A-9: the authenticate service is told whose it should be."""
+    asked: list[object] = []
+
+    async def verify(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        return web.json_response({"valid": True, "claims": {"sub": "u-ada", "email": "ada@example.com"}})
+
+    app = web.Application()
+    app.router.add_post("/.pomerium/verify-access-token", verify)
+    async with TestServer(app, host="127.0.0.1") as server, aiohttp.ClientSession() as http, room() as here:
+        rule = BearerRule(format=BearerFormat.ACCESS_TOKEN, authenticate_url=str(server.make_url("")))
+        own, other = route(bearer=rule, id="own", idp_id="idp-2"), route(bearer=rule, id="other")
+        here.rules.set(with_route(own, with_route(other)))
+        stage = here.stage
+        bearers = Bearers(sessions=here.sessions, backend=stage.backend, http=http, clock=stage.clock)
+        checker = Checker(here.rules, here.sessions, stage.clock, bearers=bearers)
+        for id in ("own", "other"):
+            answer = checker.check(question(headers={"authorization": "Bearer opaque"}, route_id=id))
+            assert not isinstance(answer, bytes)
+            assert Answer(await answer).allowed
+
+    assert asked == [{"accessToken": "opaque", "identityProviderId": id} for id in ("idp-2", IDP)]
+
+
 async def test_elsewhere_bearers_belong_to_the_upstream() -> None:
     async with room() as here:
         answer = here.ask(headers={**cookie("s-ada"), "authorization": "Bearer x"})
@@ -234,6 +276,15 @@ async def test_a_service_account_token_of_kubernetes_is_never_sent_without_a_use
 
     assert answer.headers["authorization"] == "Bearer k8s"
     assert answer.headers["impersonate-user"] == "ada@example.com"
+
+
+@pytest.mark.parametrize("email", [" ", " root@example.com", "root@example.com\t", "a\x00b", "a\r\nx: y"])
+async def test_nobody_is_impersonated_by_a_name_that_a_header_would_change(email: str) -> None:
+    """A-26: what arrived might be nobody, and so the token itself, or somebody else."""
+    rules = with_route(route(ANYBODY, kubernetes=True, kubernetes_token=Secret("k8s")))
+    odd = (people.session("s-odd", "u-odd", idp_id="idp-1"), people.user("u-odd", email))
+    async with room(rules, records=odd) as here:
+        assert here.ask(headers=cookie("s-odd")).status == 403
 
 
 async def test_the_use_of_a_session_is_noted_also_when_the_answer_was_remembered() -> None:

@@ -1,12 +1,14 @@
 """A remembered answer is what a fresh one would be, whatever happened in between (A-32, A-33)."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.x509 import DNSName
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -16,10 +18,13 @@ from pomerium_agent.authorize.decide import ALLOWED_INTERNAL
 from pomerium_agent.authorize.memory import Memory, Remembered
 from pomerium_agent.authorize.rules import RouteRules, Rules
 from pomerium_agent.authorize.who import STRANGER
+from pomerium_agent.config.trust import ClientTrust, NamePattern, NameType
 from pomerium_agent.policy import RouteRules as AllowFields
 from pomerium_agent.policy import build_route_policy
 from pomerium_agent.records import Record
+from pomerium_agent.settings import Secret
 from tests.fakes import session_records as people
+from tests.fakes.client_certificates import named, root
 from tests.fakes.clock import settle
 from tests.unit.authorize.asking import (
     ADA_ONLY,
@@ -53,26 +58,51 @@ POLICIES = (
     '[{"allow": {"or": [{"source_ip": "10.0.0.0/8"}]}}]',
     '[{"allow": {"and": [{"device": {"approved": true}}]}}]',
     '[{"allow": {"or": [{"time_of_day": {"timezone": "UTC", "before": "00:01"}}]}}]',
+    '[{"allow": {"and": [{"accept": 1}]}, "deny": {"or": [{"invalid_client_certificate": true}]}}]',
+    '[{"allow": {"or": [{"client_certificate": {"san_dns": "dev.example.com"}}, {"email": "ada@example.com"}]}}]',
+    '[{"allow": {"not": [{"invalid_client_certificate": true}]}}]',
+)
+CLIENTS = root("clients", begins=NOW - timedelta(days=1), ends=NOW + timedelta(seconds=260))
+OTHERS = root("clients", begins=NOW - timedelta(days=1), ends=NOW + timedelta(days=1))
+DEV_NAME = named(DNSName("dev.example.com"))
+DEV = CLIENTS.sign("dev", DEV_NAME, begins=NOW, ends=NOW + timedelta(days=1))
+SHORT = CLIENTS.sign("short", begins=NOW + timedelta(seconds=20), ends=NOW + timedelta(seconds=100))
+FOREIGN = OTHERS.sign("dev", DEV_NAME, begins=NOW, ends=NOW + timedelta(seconds=140))
+CHAINS = ("", DEV.pem, SHORT.pem, FOREIGN.pem, SHORT.pem + DEV.pem, "rubbish")
+TRUSTS = (
+    None,
+    None,
+    ClientTrust(),
+    ClientTrust(ca=CLIENTS.pem),
+    ClientTrust(ca=CLIENTS.pem + OTHERS.pem),
+    ClientTrust(ca=CLIENTS.pem, crl=CLIENTS.crl(DEV)),
+    ClientTrust(ca=CLIENTS.pem, names=(NamePattern(NameType.DNS, "dev.*"),)),
 )
 HEADERS = {
     "X-Agent": '${pomerium.request.headers["user-agent"]}',
     "X-Jwt": "${pomerium.jwt}",
     "X-Access": "${pomerium.access_token}",
+    "X-Print": "${pomerium.client_cert_fingerprint}",
 }
 ROUTES = st.builds(
-    lambda text, identity, templates, idp, groups: route(
+    lambda text, identity, templates, idp, groups, trust, token: route(
         text,
         pass_identity_headers=identity,
         set_request_headers={name: HEADERS[name] for name in templates},
         idp_id=idp,
         groups_filter=frozenset(groups),
         affinity=identity,
+        client_trust=trust,
+        kubernetes=token is not None,
+        kubernetes_token=Secret(token or ""),
     ),
     st.sampled_from(POLICIES),
     st.booleans(),
     st.sets(st.sampled_from(sorted(HEADERS))),
     st.sampled_from(["", "", "", "idp-2"]),
     st.sampled_from([(), ("g1",)]),
+    st.sampled_from(TRUSTS),
+    st.sampled_from([None, None, "tok-1", "tok-2", ""]),
 )
 CONFIGURATIONS = st.builds(
     lambda changed, lifetime: replace(with_route(changed), handle_lifetime=lifetime),
@@ -119,6 +149,9 @@ VARIED: tuple[dict[str, Any], ...] = (
     {"ip": "10.0.0.1"},
     {"headers": {**cookie("s-ada"), "user-agent": "a"}},
     {"headers": {"origin": "https://a", "access-control-request-method": "PUT"}, "method": "OPTIONS"},
+    {"chain": DEV.pem},
+    {"chain": SHORT.pem},
+    {"chain": FOREIGN.pem},
 )
 QUESTIONS = st.builds(
     lambda carried, agent, origin, more: (carried | agent | origin, more),
@@ -130,6 +163,7 @@ QUESTIONS = st.builds(
             "path": st.sampled_from(["/", "/no", "/no?pomerium_session=x", "/?a=b"]),
             "method": st.sampled_from(["GET", "OPTIONS", "POST"]),
             "ip": st.sampled_from(["10.0.0.1", "192.0.2.1"]),
+            "chain": st.sampled_from(CHAINS),
             "host": st.sampled_from(["wiki.example.com", "wiki.example.com:8443", "other.example.com"]),
         }
     ),
@@ -147,6 +181,9 @@ STEPS = st.lists(
 )
 
 
+ECHO = re.compile(r"login_nonce%3D[\w%-]+|pomerium_signature=[\w%-]+")
+
+
 def told(message: bytes, time: float) -> object:
     """An answer but for the parts of an assertion that differ each time one is signed."""
     answer = Answer(message)
@@ -156,7 +193,12 @@ def told(message: bytes, time: float) -> object:
             payload = payload_of(headers[name])
             assert payload["iat"] <= time < payload["exp"] - 149
             headers[name] = {key: value for key, value in payload.items() if key not in ("iat", "exp", "jti")}
-    return answer.status, headers, answer.removed, answer.without_parameters, answer.body
+    body = answer.body
+    if headers.pop("set-cookie", "").startswith("__Host-_pomerium_login="):
+        # A login that begins has a new cookie each time, and its echo is in the link.
+        body = ECHO.sub("", body)
+        headers["location"] = ECHO.sub("", headers.get("location", ""))
+    return answer.status, headers, answer.removed, answer.without_parameters, body
 
 
 async def compare(here: Room, steps: list[tuple[str, Any]]) -> None:
@@ -238,6 +280,22 @@ async def test_an_expiry_takes_effect_at_its_moment() -> None:
         assert here.ask(headers=cookie("s-ada")).status == 302
 
 
+async def test_a_remembered_certificate_is_out_with_its_last_second() -> None:
+    """A-18, A-32: for as long as it is good, it is not judged again; a client without one gets nothing of it."""
+    rules = with_route(route(POLICIES[-3], client_trust=ClientTrust(ca=CLIENTS.pem)))
+    async with room(rules) as here:
+        here.stage.clock.jump(30)
+        assert here.ask(chain=SHORT.pem).allowed
+        assert remembered(here) == 1
+        assert here.ask().status == 495
+        assert here.ask(chain=FOREIGN.pem).status == 495
+        here.stage.clock.jump(70.9)
+        assert here.ask(chain=SHORT.pem).allowed
+        assert remembered(here) == 1
+        here.stage.clock.jump(0.2)
+        assert here.ask(chain=SHORT.pem).status == 495
+
+
 async def test_denials_are_decided_anew() -> None:
     async with room() as here:
         here.ask(headers=cookie("s-mallory"))
@@ -277,6 +335,21 @@ def test_the_memory_is_bounded_and_forgets_what_was_not_used() -> None:
     assert memory.find("a", 1.0) is not None
     assert memory.find("b", 1.0) is None
     assert memory.find("c", 10.0) is None  # no longer true
+
+
+async def test_another_token_of_a_service_account_goes_along_from_the_next_request_on() -> None:
+    """A-26, A-33: what was remembered with the token before is never said again."""
+    rules = with_route(route(ANYBODY, kubernetes=True, kubernetes_token=Secret("one")))
+    async with room(rules) as here:
+        before = [here.ask(headers=cookie("s-ada")).headers["authorization"] for _ in range(2)]
+        assert remembered(here) == 1
+        here.rules.set(with_route(route(ANYBODY, kubernetes=True, kubernetes_token=Secret("two"))))
+        after = here.ask(headers=cookie("s-ada")).headers["authorization"]
+        here.rules.set(with_route(route(ANYBODY, kubernetes=True)))
+
+        assert here.ask(headers=cookie("s-ada")).status == 403
+
+    assert (before, after) == (["Bearer one"] * 2, "Bearer two")
 
 
 async def test_a_route_that_was_closed_is_closed_at_once() -> None:

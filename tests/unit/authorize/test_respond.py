@@ -8,6 +8,7 @@ import pytest
 
 from pomerium_agent.authorize.accept import prefers_json, wants_page
 from pomerium_agent.authorize.page import Page, render_page
+from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.handoff.signed import url_signature
 from pomerium_agent.look.branding import Branding
 from pomerium_agent.look.markdown import render_markdown
@@ -275,6 +276,17 @@ async def test_reasons_are_shown_where_the_route_wants_it_and_nowhere_else() -> 
     assert json.loads(data) == {"error": "Forbidden", "request_id": "req-1"}
 
 
+async def test_a_route_without_words_of_its_own_says_what_is_missing() -> None:
+    """A-17: only where the route enables details; the route's own policy has no id to be named by."""
+    shown = route(id="r2", show_error_details=True)
+    async with room(with_route(shown)) as here:
+        page = here.ask(headers=cookie("s-mallory"), route_id="r2").body
+        hidden = here.ask(headers=cookie("s-mallory"), route_id="r1").body
+
+    assert "Your email address is not among those that this page is for." in page
+    assert "Your email address" not in hidden
+
+
 def test_a_policy_without_words_is_named_by_its_id_and_its_remedy_is_for_those_who_need_it() -> None:
     """Authorize 8: entries without an id are hidden."""
     yes, no = Result(True), Result(False)
@@ -339,7 +351,7 @@ def test_markdown_is_a_small_and_safe_part_of_it(text: str, html: str) -> None:
 async def test_the_page_of_a_missing_certificate_says_so() -> None:
     """A-13: a status that only Pomerium knows can be sent."""
     text = '[{"deny": {"or": [{"invalid_client_certificate": 1}]}}]'
-    async with room(with_route(route(text, client_ca=True))) as here:
+    async with room(with_route(route(text, client_trust=ClientTrust()))) as here:
         answer = here.ask()
         kubernetes = json.loads(here.ask(headers={"user-agent": "kubernetes/1"}).body)
 
@@ -354,3 +366,14 @@ async def test_what_a_handle_in_headers_may_not_do_is_told_with_401() -> None:
         answer = here.ask(headers={"x-pomerium-authorization": token("s-gone"), "accept": "application/json"})
 
     assert answer.status == 401
+
+
+def test_what_an_organisation_says_cannot_push_the_facts_of_a_request_out_of_their_place() -> None:
+    odd = Branding(
+        logo_url="https://a.example.com/\0", favicon_url="https://a.example.com/\0", first_paragraph="\0 *a*"
+    )
+
+    html = render_page(Page(status=403, title="Forbidden", request_id="id-1", branding=odd))
+
+    assert "\0" not in html
+    assert html.index("<h1>") < html.index("id-1") < html.index("</main>")

@@ -1,5 +1,6 @@
 """The settings in force (R-4, routes 1.7): what they mean, and that a bad one spoils nothing else."""
 
+import base64
 from datetime import timedelta
 from typing import Any
 
@@ -20,10 +21,13 @@ from pomerium_agent.config.snapshot import (
     Settings,
     Underscores,
 )
+from pomerium_agent.config.trust import ClientCertificates, ClientTrust, Enforcement, NamePattern, NameType
 from pomerium_agent.settings import Local
+from tests.fakes.client_certificates import root
 from tests.fakes.config_records import compiled, config, issue, route
 
 CA = issue("ca.example.com")[0].decode()
+AUTHORITY = root("clients")
 RSA_KEY = issue("rsa.example.com", rsa_bits=2048)[1].decode()
 EC_KEY = (
     ec.generate_private_key(ec.SECP256R1())
@@ -246,27 +250,92 @@ def test_log_fields_that_do_not_exist_are_named_and_left_out() -> None:
     assert [fault.warning for fault in faults] == [True]
 
 
-def test_where_client_certificates_are_demanded_nothing_is_open_until_they_are_checked() -> None:
+def test_where_client_certificates_are_demanded_nothing_is_open() -> None:
+    """P-20: unless the policies decide."""
     public = route(id="r", allow_public_unauthenticated_access=True)
 
     def is_public(**mtls: Any) -> bool:
         snapshot, faults = compiled(config("c", public, downstream_mtls=mtls))
-        assert [(fault.field, fault.warning) for fault in faults] == ([("downstream_mtls", False)] if mtls else [])
+        assert not faults
         return snapshot.routes[0].public
 
     assert not is_public(ca=CA)
     assert not is_public(ca=CA, enforcement="REJECT_CONNECTION")
     assert is_public(ca=CA, enforcement="POLICY")
+    assert is_public(enforcement="REJECT_CONNECTION")
     assert is_public()
 
 
-def test_an_authority_for_clients_that_cannot_be_read_opens_nothing() -> None:
-    public = route(id="r", allow_public_unauthenticated_access=True)
+def client_certificates(**mtls: Any) -> tuple[ClientCertificates, list[str]]:
+    snapshot, faults = effective(downstream_mtls=mtls)
+    assert not [fault for fault in faults if fault.warning]
+    return snapshot.client_certificates, [fault.field for fault in faults]
 
-    snapshot, faults = compiled(config("c", public, downstream_mtls={"ca": "junk"}))
 
-    assert not snapshot.routes[0].public
-    assert {fault.field for fault in faults} == {"downstream_mtls", "downstream_mtls.ca"}
+def test_how_client_certificates_are_judged() -> None:
+    """Routes 10, authorize 11: what is set, and what is not."""
+    pattern = {"san_type": "USER_PRINCIPAL_NAME", "pattern": ".*@example.com"}
+    crl = AUTHORITY.crl()
+
+    assert client_certificates() == (ClientCertificates(), [])
+    assert client_certificates(ca=base64.b64encode(CA.encode()).decode()) == (ClientCertificates(ca=CA), [])
+    everything = {"ca": CA, "crl": crl, "match_subject_alt_names": [pattern], "max_verify_depth": 0}
+    assert client_certificates(**everything, enforcement="POLICY") == (
+        ClientCertificates(
+            ca=CA,
+            crl=crl,
+            names=(NamePattern(NameType.PRINCIPAL, ".*@example.com"),),
+            max_depth=0,
+            enforcement=Enforcement.POLICY,
+        ),
+        [],
+    )
+    assert client_certificates(enforcement="REJECT_CONNECTION")[0].enforcement is Enforcement.REJECT_CONNECTION
+    assert client_certificates(enforcement="UNKNOWN")[0].enforcement is Enforcement.DEFAULT_DENY
+
+
+def test_an_authority_for_clients_that_cannot_be_read_trusts_nobody_and_spoils_nothing_else() -> None:
+    """A-18, A-33: routes with an authority of their own go by that."""
+    for mtls, field in (({"ca": "junk"}, "ca"), ({"ca_key_pair_id": "gone"}, "ca_key_pair_id")):
+        found, fields = client_certificates(**mtls)
+
+        assert fields == [f"downstream_mtls.{field}"]
+        assert found == ClientCertificates(ca="")
+        assert found.trust(None) == ClientTrust(ca="")
+        assert found.trust(CA) == ClientTrust(ca=CA)
+        snapshot, _ = compiled(
+            config("c", route(id="r", allow_public_unauthenticated_access=True), downstream_mtls=mtls)
+        )
+        assert not snapshot.routes[0].public
+
+
+@pytest.mark.parametrize(
+    ("broken", "field"),
+    [
+        ({"crl": "junk"}, "crl"),
+        ({"crl": CA}, "crl"),
+        ({"crl": AUTHORITY.crl() + CA}, "crl"),
+        ({"crl": AUTHORITY.crl() + "and more"}, "crl"),
+        ({"crl": "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----"}, "crl"),
+        ({"match_subject_alt_names": [{"san_type": "DNS", "pattern": "("}]}, "match_subject_alt_names"),
+        ({"match_subject_alt_names": [{"san_type": "DNS", "pattern": "a)|(b"}]}, "match_subject_alt_names"),
+        ({"match_subject_alt_names": [{"pattern": "a"}]}, "match_subject_alt_names"),
+        ({"max_verify_depth": 101}, "max_verify_depth"),
+    ],
+    ids=str,
+)
+def test_what_holds_for_all_authorities_and_cannot_be_read_lets_nobody_in(broken: dict[str, Any], field: str) -> None:
+    """A-18: not even with the value from before, which may let in somebody whom the new one keeps out."""
+    before, _ = compiled(config("c", downstream_mtls={"ca": CA}))
+
+    snapshot, faults = compiled(config("c", downstream_mtls={"ca": CA} | broken), previous=before)
+
+    found = snapshot.settings.client_certificates
+    assert [(fault.field, fault.warning) for fault in faults] == [(f"downstream_mtls.{field}", False)]
+    assert not found.usable
+    assert found.trust(None) == ClientTrust()
+    assert found.trust(CA) == ClientTrust()
+    assert ClientCertificates(usable=False).trust(None) is None, "where none is asked for, none is needed"
 
 
 def test_upgrades_of_the_settings_hold_for_every_route() -> None:

@@ -297,6 +297,41 @@ async def test_files_on_this_machine_are_read_unless_they_are_none(tmp_path: Pat
     }
 
 
+async def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    """Authorize 16: the tokens of Kubernetes are replaced every hour, as a whole directory behind a link."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "token").write_text(f"{name}\n")
+    (tmp_path / "now").symlink_to("one")
+    stage = Stage()
+    path = str(tmp_path / "now" / "token")
+    await stage.put(config("c", route(id="k", kubernetes_service_account_token_file=path)))
+
+    async with stage.config() as latest:
+        first = await newest(stage, latest)
+        (tmp_path / "next").symlink_to("two")
+        (tmp_path / "next").rename(tmp_path / "now")
+        second = await looked(stage, latest, first)
+        (tmp_path / "two" / "token").unlink()
+        third = await looked(stage, latest, second)
+        error = stage.report.error
+
+    tokens = [compiled.snapshot.routes[0].kubernetes_token for compiled in (first, second, third)]
+    assert tokens == ["one", "two", ""]
+    assert third.snapshot.routes[0].access.policy.closed
+    assert "no such file" in error
+
+
+async def looked(stage: Stage, latest: Latest[Compiled | None], after: Compiled) -> Compiled:
+    """The configuration after somebody looked at the files."""
+    async with asyncio.timeout(10):
+        while latest.value is after:
+            await stage.clock.advance(11)
+            await asyncio.sleep(0.01)  # looking and compiling are in threads
+    assert latest.value is not None
+    return latest.value
+
+
 async def test_stopping_leaves_no_task_behind_and_says_so() -> None:
     stage = Stage()
     before = asyncio.all_tasks()

@@ -179,6 +179,25 @@ def test_authorities_of_the_settings_are_resolved() -> None:
     assert snapshot.settings.certificate_authority == CERT.decode()
 
 
+def test_an_authority_for_clients_that_is_missing_is_not_left_out() -> None:
+    """Routes 10, A-18: unlike other references, since without it everybody could come in."""
+    public = route(id="r", tls_downstream_client_ca_key_pair_id="p", allow_public_unauthenticated_access=True)
+    mtls = settings(downstream_mtls={"ca": "another", "ca_key_pair_id": "p"})
+
+    there, none = compiled(entity("p", key_pair("p")), entity("r", public), entity("s", mtls))
+    gone, faults = compiled(entity("r", public), entity("s", mtls))
+
+    assert not none
+    assert there.settings.client_certificates.ca == CERT.decode()
+    assert there.routes[0].access.client_ca == CERT.decode()
+    assert gone.settings.client_certificates.ca == ""
+    assert isinstance(gone.routes[0].action, Unavailable)
+    assert {(fault.field, fault.warning) for fault in faults} == {
+        ("downstream_mtls.ca_key_pair_id", False),
+        ("tls_downstream_client_ca_key_pair_id", False),
+    }
+
+
 def test_entities_count_only_when_all_of_them_were_delivered() -> None:
     """Z 18.2."""
     records = (config("c", route(id="config")), entity("r", route(id="entity", prefix="/e")))

@@ -2,10 +2,13 @@
 
 import base64
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from pomerium_agent.config.routes import CheckedRoute, RouteContext, check_route, route_id
 from pomerium_agent.config.snapshot import (
@@ -249,16 +252,10 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("tcp", {"from_": "tcp+https://a.example.com:22", "to": ["tcp://b:22"]}, "from", "tcp routes are not supported"),
     ("tcp upstream", {"to": ["tcp://b:22"]}, "to", "tcp and udp upstreams are not supported"),
     (
-        "kubernetes",
-        {"kubernetes_service_account_token": "t"},
-        "kubernetes_service_account_token",
-        "by this version yet",
-    ),
-    (
-        "serverless",
-        {"enable_google_cloud_serverless_authentication": True},
+        "serverless without a host",
+        {"enable_google_cloud_serverless_authentication": True, "to": ["unix:///run/app.sock"]},
         "enable_google_cloud_serverless_authentication",
-        "by this version yet",
+        "no host that could be the audience",
     ),
     ("mcp", {"mcp": {"client": {}}}, "mcp", "by this version yet"),
     ("tunnel", {"upstream_tunnel": {}}, "upstream_tunnel", "by this version yet"),
@@ -388,10 +385,41 @@ def test_a_public_route_is_public_unless_client_certificates_are_asked_for() -> 
     public: dict[str, Any] = {"allow_public_unauthenticated_access": True}
 
     assert good(**public).public
-    assert not good(RouteContext(client_certificates_required=True), **public).public
-    of_its_own = checked(**public, tls_downstream_client_ca=CERT)
-    assert not of_its_own.route.public
-    assert [fault.warning for fault in of_its_own.faults] == [True]
+    assert not good(RouteContext(client_ca=True), **public).public
+    assert not good(**public, tls_downstream_client_ca=CERT).public
+    assert good(RouteContext(certificates_by_policy=True), **public, tls_downstream_client_ca=CERT).public
+    assert good(RouteContext(client_ca=True, certificates_by_policy=True), **public).public
+
+
+def test_a_route_may_have_an_authority_of_its_own() -> None:
+    """Routes 1.2: 38, 39, the file wins; 84: a key pair that is missing is no reason to let everybody in."""
+
+    def read_file(path: str) -> bytes:
+        return CERT.encode()
+
+    missing = checked(tls_downstream_client_ca_key_pair_id="gone", allow_public_unauthenticated_access=True)
+
+    assert good().access.client_ca is None
+    assert good(tls_downstream_client_ca=CERT).access.client_ca == CERT
+    assert good(tls_downstream_client_ca=base64.b64encode(CERT.encode()).decode()).access.client_ca == CERT
+    by_file = check_route(
+        route(tls_downstream_client_ca="rubbish", tls_downstream_client_ca_file="/ca.pem"), read_file=read_file
+    )
+    assert by_file.route is not None
+    assert by_file.route.access.client_ca == CERT
+    assert missing.route is None
+    assert [fault.field for fault in missing.faults] == ["tls_downstream_client_ca_key_pair_id"]
+
+
+def test_an_authority_that_cannot_verify_anything_is_refused() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "odd")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1)).sign(key, None)
+
+    found = checked(tls_downstream_client_ca=made.public_bytes(Encoding.PEM).decode())
+
+    assert [(fault.field, fault.warning) for fault in found.faults] == [("tls_downstream_client_ca", False)]
 
 
 # --- what a good route means -----------------------------------------------------------------------
@@ -662,7 +690,7 @@ def test_equal_keys_mean_equal_routes() -> None:
     assert good(id="r").key != good(id="r", prefix="/a").key
     assert good(id="r").key != good(RouteContext(allow_upgrades=("x",)), id="r").key
     public: dict[str, Any] = {"id": "r", "allow_public_unauthenticated_access": True}
-    assert good(**public).key != good(RouteContext(client_certificates_required=True), **public).key
+    assert good(**public).key != good(RouteContext(client_ca=True), **public).key
 
 
 def test_no_fault_repeats_a_secret() -> None:

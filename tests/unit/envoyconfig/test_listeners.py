@@ -101,11 +101,13 @@ def test_the_filters_stand_in_their_order_under_names_of_their_own() -> None:
         "pomerium.cookies",
         "pomerium.impersonation",
         "envoy.filters.http.ext_authz",
+        "pomerium.groups",
         "pomerium.leave",
         "pomerium.rewrite",
         "envoy.filters.http.router",
     ]
-    assert {each.name for each in filters if each.disabled} == {"pomerium.impersonation", "pomerium.rewrite"}
+    asleep = {each.name for each in filters if each.disabled}
+    assert asleep == {"pomerium.impersonation", "pomerium.groups", "pomerium.rewrite"}
 
 
 def test_without_an_answer_of_the_agent_nobody_passes() -> None:

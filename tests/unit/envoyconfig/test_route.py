@@ -213,7 +213,11 @@ def test_a_route_wakes_the_scripts_it_needs_and_no_others() -> None:
 
     assert built(route()).typed_per_filter_config.keys() == {EXT_AUTHZ}
     assert built(rewriting).typed_per_filter_config.keys() == {EXT_AUTHZ, "pomerium.rewrite"}
-    assert built(route(kubernetes=True)).typed_per_filter_config.keys() == {EXT_AUTHZ, "pomerium.impersonation"}
+    assert built(route(kubernetes=True)).typed_per_filter_config.keys() == {
+        EXT_AUTHZ,
+        "pomerium.impersonation",
+        "pomerium.groups",
+    }
 
 
 def test_a_context_holds_nothing_a_route_does_not_read() -> None:

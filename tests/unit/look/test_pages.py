@@ -100,6 +100,8 @@ def test_the_account_page_says_who_and_since_when_and_how_to_leave() -> None:
         ("at_hash", "secret-1"),
         ("nonce", "secret-1"),
         ("anything", "eyJhbGciOiJFUzI1NiJ9.secret-1.c2ln"),
+        ("urn:example:token", "secret-1"),
+        ("anything", "Bearer eyJhbGciOiJFUzI1NiJ9.secret-1.c2ln;"),
         ("anything", " eyJhbGciOiJFUzI1NiJ9.secret-1.c2ln\n"),
     ],
 )
@@ -109,6 +111,15 @@ def test_a_claim_that_could_be_a_token_is_only_named(name: str, value: str) -> N
 
     assert name in html
     assert "secret-1" not in html
+
+
+def test_a_token_in_technical_details_is_taken_out() -> None:
+    """N-33."""
+    details = (("answer", "id_token=eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.c2ln&state=1"),)
+
+    page = Structure(render_message(Message(title="No", details=details)))
+
+    assert "id_token=(hidden)&state=1" in page.words
 
 
 def test_the_time_in_a_claim_can_be_read() -> None:

@@ -18,6 +18,7 @@ from joserfc import jws, jwt
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
 from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable, ProviderUnavailable
+from pomerium_agent.handoff.proof import HEADER, check_proof
 from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import unpack
@@ -30,6 +31,7 @@ from tests.fakes import session_records as people
 from tests.fakes.session_records import NOW
 from tests.unit.sessions.stage import Stage
 
+KEY = bytes(range(32))
 TIME = int(NOW.timestamp())
 RSA = RSAKey.generate_key(2048, {"kid": "rsa"})
 EC = ECKey.generate_key("P-256", {"kid": "ec"})
@@ -46,6 +48,7 @@ class Provider:
         self.answer: object = {"valid": False}
         self.status = 200
         self.asked: list[tuple[str, Any]] = []
+        self.proofs: list[tuple[str, str, bytes]] = []  # header, path, body
         self.url = ""
 
     @asynccontextmanager
@@ -60,6 +63,7 @@ class Provider:
     async def _handle(self, request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else None
         self.asked.append((request.path, body))
+        self.proofs.append((request.headers.get(HEADER, ""), request.path, await request.read()))
         answers = {"/keys": {"keys": self.keys}, "/.well-known/openid-configuration": self.document}
         answer = answers.get(request.path, self.answer)
         text = answer if isinstance(answer, str) else json.dumps(answer)
@@ -82,7 +86,9 @@ class Scene(Stage):
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Scene"]:
         async with self.provider.serve(), aiohttp.ClientSession() as self.http, self.sessions() as self.copy:
-            self.bearers = Bearers(sessions=self.copy, backend=self.backend, http=self.http, clock=self.clock)
+            self.bearers = Bearers(
+                sessions=self.copy, backend=self.backend, http=self.http, clock=self.clock, shared_key=KEY
+            )
             yield self
 
     def rule(self, **changes: Any) -> BearerRule:
@@ -333,6 +339,16 @@ async def test_an_identity_token_likewise() -> None:
     assert scene.provider.asked == [
         ("/.pomerium/verify-identity-token", {"identityToken": "raw", "identityProviderId": "idp"})
     ]
+
+
+async def test_who_asks_about_a_token_proves_to_be_of_the_cluster() -> None:
+    """N-48."""
+    async with Scene().open() as scene:
+        scene.provider.answer = {"valid": True, "claims": {"sub": "ada"}}
+        await scene.find("opaque", format=BearerFormat.ACCESS_TOKEN, authenticate_url=scene.provider.url)
+
+        [(proof, path, body)] = scene.provider.proofs
+        check_proof(KEY, proof, path, body, scene.clock.now())
 
 
 async def test_an_expired_session_of_an_access_token_is_nobody_and_not_asked_about_again() -> None:

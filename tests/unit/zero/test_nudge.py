@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule, first_of, rerun_on_change
+from pomerium_agent.runtime.waiting import first_of
+from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule, rerun_on_change
 from tests.fakes.clock import ManualClock, settle
 
 

@@ -1,0 +1,109 @@
+"""The routes portal: what this visitor may open, as a page and as JSON (authenticate 8.4).
+
+The reference guesses from the shape of the policies. Ours asks them, with the visitor's own session, address and
+certificate-less request for the route's first page; so it shows what would be let in, or asks for a device first.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from datetime import datetime
+
+from aiohttp import hdrs, web
+
+from pomerium_agent.authenticate.account import bar_of
+from pomerium_agent.authenticate.answers import INTERCEPTED, html
+from pomerium_agent.authenticate.desk import Desk
+from pomerium_agent.authenticate.visit import Visit
+from pomerium_agent.authenticate.visitor import find_visitor
+from pomerium_agent.config.hosts import provider_of_route
+from pomerium_agent.config.snapshot import Kind as SourceKind
+from pomerium_agent.config.snapshot import MatchKind, Route
+from pomerium_agent.look import Portal, PortalRoute, read_branding, render_portal
+from pomerium_agent.policy import Kind, evaluate, outcome
+from pomerium_agent.policy.facts import STRANGER, Facts, Identity, Request
+
+SHOWN = (Kind.ALLOWED, Kind.ENROLL)
+
+
+async def show_portal(desk: Desk, visit: Visit) -> web.Response:
+    """The page; 404 where the flag `routes_portal` is off. Raises DatabrokerUnavailable."""
+    routes = await _routes(visit, desk)
+    branding = read_branding(visit.site.branding)
+    query = visit.parameters.get("q", "")[:200]
+    bar = bar_of(visit, visit.site.login)
+    return html(200, render_portal(Portal(routes=routes, query=query, bar=bar, branding=branding)))
+
+
+async def list_routes(desk: Desk, visit: Visit) -> web.Response:
+    """The same as JSON (8.4)."""
+    routes = [_as_json(route) for route in await _routes(visit, desk)]
+    return web.json_response({"routes": routes}, headers={hdrs.CACHE_CONTROL: "no-store", **INTERCEPTED})
+
+
+async def _routes(visit: Visit, desk: Desk) -> list[PortalRoute]:
+    if not visit.site.login.portal:
+        raise web.HTTPNotFound
+    visitor = await find_visitor(visit, desk)
+    if visitor.resolved is None:
+        raise web.HTTPNotFound  # authorization lets nobody come this far
+    idp_id = visitor.handle.idp_id if visitor.handle is not None else ""
+    return list(listed(visit, visitor.resolved.identity, idp_id, desk.clock.now()))
+
+
+def listed(visit: Visit, identity: Identity, idp_id: str, now: datetime) -> Iterator[PortalRoute]:
+    """The routes that this visitor may open, in matching order. A wildcard names no place, so it is left out."""
+    for route in visit.site.routes:
+        if route.source.wildcard:
+            continue
+        known = not idp_id or provider_of_route(route, visit.site.login).id == idp_id
+        if _opens(route, identity if known else STRANGER, visit, now):
+            yield _as_shown(route, visit.port)
+
+
+def _opens(route: Route, identity: Identity, visit: Visit, now: datetime) -> bool:
+    if route.public:
+        return True
+    path = route.match.value if route.match.kind in (MatchKind.PREFIX, MatchKind.PATH) else "/"
+    request = Request(
+        scheme=route.source.scheme, host=route.source.host, path=path, raw_path=path, ip=_address(visit.peer)
+    )
+    return outcome(evaluate(route.access.policy, Facts(request, identity, now=now))).kind in SHOWN
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _as_shown(route: Route, here: str) -> PortalRoute:
+    """A route without a port of its own is reached by the port by which the visitor came here (`:8443`, or none)."""
+    source = route.source
+    host = f"{source.host}{here}" if source.port is None else f"{source.host}:{source.port}"
+    command = ""
+    if source.kind is not SourceKind.HTTP:
+        command = f"pomerium-cli {source.kind.value} {' '.join(source.targets) or host}"
+    path = route.match.value if route.match.kind in (MatchKind.PREFIX, MatchKind.PATH) else "/"
+    return PortalRoute(
+        id=route.id,
+        name=route.name or source.host,
+        kind=source.kind.value,
+        url=f"{source.scheme}://{host}{path}" if source.kind is SourceKind.HTTP else source.url,
+        host=host,
+        description=route.description,
+        connect_command=command,
+        logo_url=route.logo_url,
+    )
+
+
+def _as_json(route: PortalRoute) -> dict[str, str]:
+    told = {
+        "id": route.id,
+        "name": route.name,
+        "type": route.kind,
+        "from": route.url,
+        "description": route.description,
+        "logo_url": route.logo_url,
+    }
+    return told | ({"connect_command": route.connect_command} if route.connect_command else {})

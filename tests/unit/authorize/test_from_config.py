@@ -1,0 +1,87 @@
+"""What authorization is told of the configuration about the tokens of others (authorize 4.2, 16)."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pomerium_agent.authorize.from_config import RulesBuilder
+from pomerium_agent.authorize.rules import RouteRules, Rules
+from pomerium_agent.sessions.bearer import BearerFormat
+from tests.fakes.config_records import compiled, config, route
+from tests.unit.authorize.asking import KEY, SIGNER
+
+PROVIDERS = {
+    "ci": {"issuer": "https://ci.example.com", "audiences": ["pomerium"], "supported_algs": ["ES256"]},
+    "k8s": {"issuer": "kubernetes:///", "audiences": ["pomerium"]},
+    "bad": {"issuer": "https://bad.example.com"},
+}
+JWT = "BEARER_TOKEN_FORMAT_JWT"
+
+
+def rules(builder: RulesBuilder | None = None, *, given: dict[str, Any] | None = None, **fields: Any) -> Rules:
+    snapshot, _ = compiled(config("c", route(id="r", **fields), identity_providers=PROVIDERS, **(given or {})))
+    return (builder or RulesBuilder(shared_key=KEY, signer=SIGNER)).build(snapshot)
+
+
+def one(given: dict[str, Any] | None = None, **fields: Any) -> RouteRules:
+    return rules(given=given, **fields).routes["r"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"bearer_token_format": JWT}, ["ci", "k8s"]),
+        ({"bearer_token_format": JWT, "identity_providers": ["ci"]}, ["ci"]),
+        ({"bearer_token_format": JWT, "identity_providers": ["bad"]}, []),
+        ({"bearer_token_format": JWT, "identity_providers": ["bad", "k8s"]}, ["k8s"]),
+        ({"bearer_token_format": "BEARER_TOKEN_FORMAT_IDP_ACCESS_TOKEN"}, []),
+    ],
+)
+def test_a_route_takes_the_providers_it_names_or_all(fields: dict[str, Any], names: list[str]) -> None:
+    """Authorize 4.2: and never one that cannot be used."""
+    found = one(**fields).bearer
+
+    assert found is not None
+    assert [provider.name for provider in found.providers] == names
+
+
+def test_a_provider_is_told_as_configured() -> None:
+    found = one(bearer_token_format=JWT, identity_providers=["ci"]).bearer
+
+    assert found is not None
+    (provider,) = found.providers
+    assert (provider.issuer, provider.audiences) == ("https://ci.example.com", ("pomerium",))
+    assert (provider.algorithms, provider.jwks_url) == (("ES256",), "")
+
+
+def test_the_route_decides_what_a_bearer_is_and_else_the_settings() -> None:
+    """Authorize 4.2, field 70 over setting 138."""
+    assert one().bearer is None
+    everywhere = {"bearer_token_format": JWT}
+    assert one(given=everywhere, bearer_token_format="BEARER_TOKEN_FORMAT_DEFAULT").bearer is None
+    found = one(given=everywhere | {"cookie_expire": "3600s"}).bearer
+    assert found is not None
+    assert (found.format, found.cookie_expire) == (BearerFormat.JWT, timedelta(hours=1))
+    idp = one(bearer_token_format="BEARER_TOKEN_FORMAT_IDP_IDENTITY_TOKEN").bearer
+    assert idp is not None
+    assert (idp.format, idp.authenticate_url) == (BearerFormat.IDENTITY_TOKEN, "https://authenticate.pomerium.app")
+
+
+def test_a_kubernetes_route_has_its_token_and_another_content_is_another_rule() -> None:
+    """A-33."""
+    builder = RulesBuilder(shared_key=KEY, signer=SIGNER)
+    first = rules(builder, kubernetes_service_account_token="tok-1").routes["r"]
+    again = rules(builder, kubernetes_service_account_token="tok-1").routes["r"]
+    other = rules(builder, kubernetes_service_account_token="tok-2").routes["r"]
+
+    assert (first.kubernetes, first.kubernetes_token, other.kubernetes_token) == (True, "tok-1", "tok-2")
+    assert again is first
+    assert "tok-1" not in repr(first)
+
+
+def test_a_serverless_route_has_its_audience() -> None:
+    fields: dict[str, Any] = {"enable_google_cloud_serverless_authentication": True, "to": ["https://app.run.app"]}
+
+    assert one(**fields).serverless_audience == "https://app.run.app"
+    assert rules(**fields).google_account is None
