@@ -59,6 +59,60 @@ class Question(NamedTuple):
         return hostname(self.host)
 
 
+class Glance:
+    """A question of which is read what is asked for; each name says what it says of a Question."""
+
+    __slots__ = ("_attributes", "_extensions", "_http", "headers", "query", "raw_path")
+
+    def __init__(self, request: CheckRequest) -> None:
+        self._attributes = attributes = request.attributes
+        self._extensions = attributes.context_extensions
+        self._http = http = attributes.request.http
+        self.headers: Mapping[str, str] = http.headers
+        path, _, query = http.path.partition("?")
+        self.raw_path: str = path
+        self.query: str = query
+
+    @property
+    def internal(self) -> bool:
+        return self._extensions.get("internal", "") == "true"
+
+    @property
+    def route_id(self) -> str:
+        return self._extensions.get("route_id", "")
+
+    @property
+    def checksum(self) -> str:
+        return self._extensions.get("route_checksum", "")
+
+    @property
+    def request_id(self) -> str:
+        return self.headers.get("x-request-id", "")
+
+    @property
+    def method(self) -> str:
+        return self._http.method
+
+    @property
+    def scheme(self) -> str:
+        return self._http.scheme or "https"
+
+    @property
+    def host(self) -> str:
+        return self._http.host
+
+    @property
+    def ip_text(self) -> str:
+        return self._attributes.source.address.socket_address.address
+
+    @property
+    def chain(self) -> str:
+        return chain_of(self._attributes)
+
+
+Asked = Question | Glance
+
+
 def gather(request: CheckRequest) -> Question:
     """Read what one check is about."""
     attributes = request.attributes
@@ -75,7 +129,7 @@ def gather(request: CheckRequest) -> Question:
         path,
         query,
         attributes.source.address.socket_address.address,
-        _chain(attributes),
+        chain_of(attributes),
         extensions.get("route_id", ""),
         extensions.get("route_checksum", ""),
         extensions.get("internal", "") == "true",
@@ -101,7 +155,8 @@ def _headers(http: AttributeContext.HttpRequest) -> tuple[dict[str, str], tuple[
     return joined, lines
 
 
-def _chain(attributes: AttributeContext) -> str:
+def chain_of(attributes: AttributeContext) -> str:
+    """What Envoy passes on of the certificates of a client; empty when it presented none."""
     if not attributes.HasField("metadata_context"):
         return ""
     found = attributes.metadata_context.filter_metadata
