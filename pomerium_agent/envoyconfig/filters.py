@@ -1,6 +1,6 @@
 """The HTTP filters every request passes, in their order (routes 8.1).
 
-arrive → cookies → impersonation → ext_authz → leave → rewrite → router. Nothing here is more than a stock Envoy has
+arrive (with a short way for programs) → cookies → impersonation → ext_authz → leave → rewrite → router. Nothing here is more than a stock Envoy has
 (R-19): the filters that Pomerium's own build adds are left out. A public route switches ext_authz off for itself, so
 it needs the agent for nothing.
 
@@ -18,7 +18,8 @@ from google.protobuf.message import Message
 from pomerium_agent.config.snapshot import Settings
 from pomerium_agent.envoyconfig.agent_clusters import AUTHORIZE_CLUSTER
 from pomerium_agent.envoyconfig.headers import REPROXY_HEADERS
-from pomerium_agent.envoyconfig.route import EXT_AUTHZ, IMPERSONATION, REWRITE, ROUTING_KEY
+from pomerium_agent.envoyconfig.local_replies import REPLY_TYPE
+from pomerium_agent.envoyconfig.route import EXT_AUTHZ, IMPERSONATION, LUA_METADATA, REWRITE, ROUTING_KEY
 from pomerium_agent.envoyconfig.skip import (
     Predicate,
     begins,
@@ -37,6 +38,7 @@ from pomerium_agent.pb.envoy.config.core.v3 import config_source_pb2, extension_
 from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from pomerium_agent.pb.envoy.extensions.filters.http.lua.v3 import lua_pb2
 from pomerium_agent.pb.envoy.extensions.filters.http.router.v3 import router_pb2
+from pomerium_agent.pb.envoy.extensions.filters.http.set_metadata.v3 import set_metadata_pb2
 from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.v3 import (
     http_connection_manager_pb2 as hcm_pb2,
 )
@@ -46,10 +48,15 @@ from pomerium_agent.pb.envoy.type.v3 import http_status_pb2
 
 # Lua reads a route's metadata under the filter's own name, then under envoy.filters.http.lua.
 ARRIVE = "pomerium.arrive"
+ARRIVE_JSON = "pomerium.arrive_json"
 COOKIES = "pomerium.cookies"
 LEAVE = "pomerium.leave"
 # What arrive would find to be HTML, which is what it writes down nothing for: no Accept, or HTML or anything first.
 _HTML_FIRST = r"(text/html|\*/\*)(,.*)?"
+# Only these make arrive find anything else.
+_OTHER_KINDS = r"(?i).*(application/(json|\*)|text/(plain|\*)).*"
+# What arrive would find to be JSON: that first, and nothing that says how much it is wanted.
+_JSON_FIRST = r"(?i)application/(json|\*)\s*(,[^;]*)?"
 # What is in every Authorization header that leave would take off.
 _OURS = "Pomerium"
 _WITHOUT_TIMEOUT = timedelta(seconds=30)  # what Pomerium makes of a timeout of zero
@@ -58,7 +65,8 @@ _WITHOUT_TIMEOUT = timedelta(seconds=30)  # what Pomerium makes of a timeout of 
 def build_filters(settings: Settings) -> list[hcm_pb2.HttpFilter]:
     """The chain of the main listener."""
     return [
-        _filter(ARRIVE, unless(_wants_html(), ARRIVE, _build_lua("arrive.lua"))),
+        _filter(ARRIVE, unless(either(_wants_html(), _wants_json()), ARRIVE, _build_lua("arrive.lua"))),
+        _filter(ARRIVE_JSON, unless(not_(_wants_json()), ARRIVE_JSON, _build_note("json"))),
         _filter(COOKIES, unless(not_(_several_cookies()), COOKIES, _build_lua("cookies.lua"))),
         _sleeping(IMPERSONATION, _build_lua("impersonation.lua")),
         _filter(EXT_AUTHZ, _build_ext_authz(settings.grpc_client_timeout or _WITHOUT_TIMEOUT)),
@@ -70,8 +78,17 @@ def build_filters(settings: Settings) -> list[hcm_pb2.HttpFilter]:
 
 def _wants_html() -> Predicate:
     """Errors may be shown as HTML; true only where arrive.lua would say so too, if not everywhere it would."""
-    grpc = header("content-type", begins("application/grpc"))
-    return both(not_(grpc), either(not_(present("accept")), header("accept", fits(_HTML_FIRST))))
+    first = header("accept", fits(_HTML_FIRST))
+    return both(not_(_is_grpc()), either(not_(present("accept")), first, not_(header("accept", fits(_OTHER_KINDS)))))
+
+
+def _wants_json() -> Predicate:
+    """Errors are wanted as JSON; true only where arrive.lua would say so too. A filter in C++ writes it down then."""
+    return both(header("accept", fits(_JSON_FIRST)), not_(_is_grpc()))
+
+
+def _is_grpc() -> Predicate:
+    return header("content-type", begins("application/grpc"))
 
 
 def _several_cookies() -> Predicate:
@@ -151,6 +168,13 @@ def _sleeping(name: str, config: Message) -> hcm_pb2.HttpFilter:
 def _build_lua(script: str) -> lua_pb2.Lua:
     # Nothing these scripts touch decides which route a request takes.
     return lua_pb2.Lua(default_source_code=text(_script(script)), clear_route_cache={"value": False})
+
+
+def _build_note(kind: str) -> set_metadata_pb2.Config:
+    """What arrive.lua writes down of a request that wants to read this kind of answer."""
+    note = set_metadata_pb2.Metadata(metadata_namespace=LUA_METADATA, allow_overwrite=True)
+    note.value[REPLY_TYPE] = kind
+    return set_metadata_pb2.Config(metadata=[note])
 
 
 @cache
