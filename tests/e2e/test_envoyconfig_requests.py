@@ -226,7 +226,7 @@ async def test_nobody_pretends_to_be_another_to_kubernetes_and_other_upstreams_a
         ({"accept": "application/json,text/plain;q=2"}, "text/plain"),
         ({"accept": "application/jsonx,text/plain"}, "text/plain"),
         ({"accept": "image/avif,image/*,*/*;q=0.8"}, "text/html"),
-        ({"accept": "application/json", "content-type": "application/grpc"}, "application/grpc+json"),
+        ({"accept": "application/json", "content-type": "application/grpc-web"}, "application/grpc+json"),
         ({"accept": "text/htmlx,text/plain"}, "text/plain"),
         ({"accept": "text/html", "content-type": "application/grpc-web"}, "application/grpc+json"),
         ({"content-type": "Application/GRPC-Web"}, "application/grpc+json"),
