@@ -33,10 +33,11 @@ def _carriers(headers: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 class Carried(NamedTuple):
-    """What the headers of a request carry, and the first handle in it."""
+    """What the headers of a request carry, the first handle in it, and what takes the cookie off."""
 
     presented: Presented
     handle: Handle
+    removal: bytes
 
 
 class CarriedMemory:
@@ -56,13 +57,13 @@ class CarriedMemory:
             self._kept.move_to_end(headers)
         return found
 
-    def keep(self, question: Question, presented: Presented, handle: Handle) -> None:
+    def keep(self, question: Question, presented: Presented, handle: Handle, removal: bytes) -> None:
         """Remember what a question carried whose query carries nothing."""
         if question.lines:
             return
         headers = _carriers(question.headers)
         if self._limit and sum(map(len, headers)) <= MAX_CARRIED:
-            self._kept[headers] = Carried(presented, handle)
+            self._kept[headers] = Carried(presented, handle, removal)
             self._kept.move_to_end(headers)
             if len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
@@ -74,6 +75,7 @@ class Way(NamedTuple):
     route: RouteRules
     looks: tuple[Look, ...]
     idp_id: str  # whose sessions count
+    removes_cookie: bool
 
     def key(self, glance: Glance, carried: Carried, version: int) -> Hashable:
         """Where the answer is, if there is one; None when there is none, or it would need a closer look."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pomerium_agent.authorize.admit import OWN_PAGES, admit
 from pomerium_agent.authorize.again import REMEMBERED as CARRIED
 from pomerium_agent.authorize.again import CarriedMemory, Way, is_usual
+from pomerium_agent.authorize.cookies import COOKIE, may_remove, removal
 from pomerium_agent.authorize.decide import Case, Decision, decide
 from pomerium_agent.authorize.denials import Denials
 from pomerium_agent.authorize.gather import Glance, Question, gather
@@ -47,11 +48,18 @@ class _Generation:
             self.looks[route.id] = looks_of(route)
         return self.looks[route.id]
 
-    def remember_carried(self, asked: "_Asked", handle: Handle, looks: tuple[Look, ...]) -> None:
-        """Next time, the short way leads there."""
-        if asked.route is not None:
-            self.ways[asked.route.id] = Way(asked.route, looks, self.finder.idp_of(asked.route))
-            self.carried.keep(asked.question, asked.presented, handle)
+    def remember(self, asked: "_Asked", route: RouteRules, looks: tuple[Look, ...], handle: Handle) -> None:
+        """Next time, the short way leads to the answer."""
+        self.ways[route.id] = Way(route, looks, self.finder.idp_of(route), may_remove(route))
+        line = asked.question.headers.get(COOKIE, "")
+        self.carried.keep(asked.question, asked.presented, handle, removal(line, self.rules.cookie_name))
+
+    def let_pass(self, asked: "_Asked", answer: bytes) -> bytes:
+        """The answer, which also takes the session cookie off where that is easily done."""
+        line = asked.question.headers.get(COOKIE, "")
+        if asked.route is None or not line or asked.question.lines or not may_remove(asked.route):
+            return answer
+        return answer + removal(line, self.rules.cookie_name)
 
 
 class _Asked(NamedTuple):
@@ -151,7 +159,7 @@ class Checker:
         self._note(found.who, now)
         if not output.silent:
             output.info_line(EVENT, found.line.fields(glance))
-        return found.answer
+        return found.answer + carried.removal if way.removes_cookie else found.answer
 
     def _current(self) -> _Generation:
         rules = self._rules.value
@@ -206,7 +214,7 @@ class Checker:
             return None
         version = self._sessions.version_of(handle.id) if handle is not None else 0
         if handle is not None:
-            asked.generation.remember_carried(asked, handle, looks)
+            asked.generation.remember(asked, asked.route, looks, handle)
         key = key_of(asked.route, looks, asked.question, handle, version)
         return _Slot(key, handle) if key is not None else None
 
@@ -217,7 +225,7 @@ class Checker:
         write_record(case, found.decision, fields, found.removed_groups)
         if found.line is None:
             found.line = line_of(case, found.decision, fields, found.removed_groups)
-        return found.answer
+        return asked.generation.let_pass(asked, found.answer)
 
     def _fresh(self, asked: _Asked, who: Who, slot: _Slot | None = None) -> bytes:
         """Decide, and tell everybody who has to know."""
@@ -239,7 +247,7 @@ class Checker:
             asked.generation.memory.keep(
                 slot.key, Remembered(admission.answer, admission.until, who, decision, admission.removed_groups)
             )
-        return admission.answer
+        return asked.generation.let_pass(asked, admission.answer)
 
     def _deny(self, case: Case, decision: Decision, rules: Rules) -> bytes:
         denial = denial_of(case, decision, rules, self._sign_in_url)

@@ -1,8 +1,8 @@
 """The HTTP filters every request passes, in their order (routes 8.1).
 
-arrive (with a short way for programs) → cookies → impersonation → ext_authz → leave → rewrite → router. Nothing here is more than a stock Envoy has
-(R-19): the filters that Pomerium's own build adds are left out. A public route switches ext_authz off for itself, so
-it needs the agent for nothing.
+arrive → arrive_json → cookies → impersonation → ext_authz → leave → rewrite → router. Nothing here is more than a
+stock Envoy has (R-19): the filters that Pomerium's own build adds are left out. A public route switches ext_authz off
+for itself, so it needs the agent for nothing.
 
 The scripts run only for requests that give them something to do: they are skipped by what the headers say, or sleep
 except on routes that wake them. The condition must be true whenever the script would do anything, so each script does

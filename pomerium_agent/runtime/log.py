@@ -58,8 +58,8 @@ class Output:
         """Write a line of level info, or hold it; `fields` is what a JSON object of them has between its braces."""
         head = self._heads.get(event)
         if head is None:
-            head = self._heads[event] = f'Z", "level": "info", "event": {encode(event)}, "service": {self._service}, '
-        self._held.append(f'{{"time": "{self._now()}{head}{fields}}}\n')
+            head = self._heads[event] = f'Z", "level": "info", "event": {encode(event)}, "service": {self._service}'
+        self._held.append(f'{{"time": "{self._now()}{head}{", " if fields else ""}{fields}}}\n')
         if not self._holding or len(self._held) >= HELD:
             self._write()
 
