@@ -42,6 +42,7 @@ class _Generation:
         self.carried = CarriedMemory(min(remembered, CARRIED))
         self.looks: dict[str, tuple[Look, ...] | None] = {}
         self.ways: dict[str, Way] = {}  # by route id
+        self._removal_of = ("", b"")
 
     def looks_of(self, route: RouteRules) -> tuple[Look, ...] | None:
         if route.id not in self.looks:
@@ -51,15 +52,20 @@ class _Generation:
     def remember(self, asked: "_Asked", route: RouteRules, looks: tuple[Look, ...], handle: Handle) -> None:
         """Next time, the short way leads to the answer."""
         self.ways[route.id] = Way(route, looks, self.finder.idp_of(route), may_remove(route))
-        line = asked.question.headers.get(COOKIE, "")
-        self.carried.keep(asked.question, asked.presented, handle, removal(line, self.rules.cookie_name))
+        self.carried.keep(asked.question, asked.presented, handle, self._removal(asked.question))
 
     def let_pass(self, asked: "_Asked", answer: bytes) -> bytes:
         """The answer, which also takes the session cookie off where that is easily done."""
-        line = asked.question.headers.get(COOKIE, "")
-        if asked.route is None or not line or asked.question.lines or not may_remove(asked.route):
+        if asked.route is None or asked.question.lines or not may_remove(asked.route):
             return answer
-        return answer + removal(line, self.rules.cookie_name)
+        return answer + self._removal(asked.question)
+
+    def _removal(self, question: Question) -> bytes:
+        """What takes the session cookie off; asked for twice where an answer is to be remembered."""
+        line = question.headers.get(COOKIE, "")
+        if line != self._removal_of[0]:
+            self._removal_of = line, removal(line, self.rules.cookie_name)
+        return self._removal_of[1]
 
 
 class _Asked(NamedTuple):
