@@ -11,6 +11,7 @@ Only permissions are remembered. An answer depends on four things, and each of t
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from pomerium_agent.authorize.admit import AUTHORIZATION, REQUEST_HEADERS, carries_handle
 from pomerium_agent.authorize.decide import Decision
@@ -30,13 +31,13 @@ IGNORED = frozenset({"identity", "device", "ssh", "mcp"})  # in the session's ve
 Look = Callable[[Asked], Hashable]
 
 LOOKS: dict[str, Look] = {
-    "method": lambda question: question.method,
-    "path": lambda question: question.raw_path,
-    "raw_path": lambda question: question.raw_path,
-    "query": lambda question: question.query,
-    "ip": lambda question: question.ip_text,
-    "certificate": lambda question: question.chain,
-    "host": lambda question: question.scheme,  # the host itself is in every key
+    "method": attrgetter("method"),
+    "path": attrgetter("raw_path"),
+    "raw_path": attrgetter("raw_path"),
+    "query": attrgetter("query"),
+    "ip": attrgetter("ip_text"),
+    "certificate": attrgetter("chain"),
+    "host": attrgetter("scheme"),  # the host itself is in every key
 }
 
 
