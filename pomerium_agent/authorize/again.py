@@ -41,7 +41,10 @@ class Carried(NamedTuple):
 
 
 class CarriedMemory:
-    """What was found in the headers of others, by what is in them; only what begins with a good handle is kept."""
+    """What was found in headers, by the headers themselves, which are kept like what remembered answers came from.
+
+    Only those that begin with a good handle are, so strangers cannot push them out with garbage.
+    """
 
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
