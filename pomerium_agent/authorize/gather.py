@@ -60,50 +60,43 @@ class Question(NamedTuple):
 
 
 class Glance:
-    """A question of which is read what is asked for; each name says what it says of a Question."""
+    """A question as far as every answer needs it; each name says what it says of a Question."""
 
-    __slots__ = ("_attributes", "_extensions", "_http", "headers", "query", "raw_path")
+    __slots__ = (
+        "_attributes",
+        "_http",
+        "checksum",
+        "headers",
+        "host",
+        "internal",
+        "ip_text",
+        "method",
+        "query",
+        "raw_path",
+        "request_id",
+        "route_id",
+    )
 
     def __init__(self, request: CheckRequest) -> None:
         self._attributes = attributes = request.attributes
-        self._extensions = attributes.context_extensions
         self._http = http = attributes.request.http
-        self.headers: Mapping[str, str] = http.headers
+        told = attributes.context_extensions.get
+        headers: Mapping[str, str] = http.headers
         path, _, query = http.path.partition("?")
+        self.headers = headers
+        self.request_id: str = headers.get("x-request-id", "")
+        self.method: str = http.method
+        self.host: str = http.host
         self.raw_path: str = path
         self.query: str = query
-
-    @property
-    def internal(self) -> bool:
-        return self._extensions.get("internal", "") == "true"
-
-    @property
-    def route_id(self) -> str:
-        return self._extensions.get("route_id", "")
-
-    @property
-    def checksum(self) -> str:
-        return self._extensions.get("route_checksum", "")
-
-    @property
-    def request_id(self) -> str:
-        return self.headers.get("x-request-id", "")
-
-    @property
-    def method(self) -> str:
-        return self._http.method
+        self.ip_text: str = attributes.source.address.socket_address.address
+        self.route_id: str = told("route_id", "")
+        self.checksum: str = told("route_checksum", "")
+        self.internal: bool = told("internal", "") == "true"
 
     @property
     def scheme(self) -> str:
         return self._http.scheme or "https"
-
-    @property
-    def host(self) -> str:
-        return self._http.host
-
-    @property
-    def ip_text(self) -> str:
-        return self._attributes.source.address.socket_address.address
 
     @property
     def chain(self) -> str:

@@ -244,6 +244,15 @@ class GrpcConnection:
             return None
         if found.ended:
             return self._reset(found, Code.STREAM_CLOSED)
+        size = len(body) - GRPC_HEAD
+        if (
+            flags & END_STREAM
+            and not found.received
+            and 0 <= size <= self._max_message
+            and int.from_bytes(body[:GRPC_HEAD], "big") == size  # not compressed, and no more and no less
+        ):  # a whole message in one frame, as nearly all are
+            found.ended = True
+            return Call(stream, body[GRPC_HEAD:])
         found.unreturned += len(payload)
         if found.received:
             found.received += body
