@@ -8,8 +8,13 @@ import re
 
 from pomerium_agent.authorize.admit import ok_response
 from pomerium_agent.authorize.rules import RouteRules
+from pomerium_agent.envoyconfig.wire import field_bytes
+from pomerium_agent.pb.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 
 COOKIE = "cookie"
+_REMOVED = ok_response({}, (COOKIE,))
+_KEY = HeaderValue(key=COOKIE).SerializeToString()
+_OVERWRITE = HeaderValueOption(append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD).SerializeToString()
 MAX_LINE = 8192  # characters
 _SPACE = " \t\n\r\f\v"
 _NAME = re.compile(rf"[{_SPACE}]*([^={_SPACE}]*)")
@@ -32,7 +37,11 @@ def removal(line: str, name: str) -> bytes:
     left = without_cookie(line, name)
     if left is None:
         return b""
-    return ok_response({COOKIE: left}) if left else ok_response({}, (COOKIE,))
+    if not left:
+        return _REMOVED
+    # ok_response({COOKIE: left}), at a quarter of its cost: CheckResponse.ok_response.headers.header.value
+    option = field_bytes(1, _KEY + field_bytes(2, left.encode())) + _OVERWRITE
+    return field_bytes(3, field_bytes(2, option))
 
 
 def may_remove(route: RouteRules) -> bool:

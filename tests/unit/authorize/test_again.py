@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pomerium_agent.authorize.admit import ok_response
 from pomerium_agent.authorize.again import MAX_CARRIED, CarriedMemory, is_usual
-from pomerium_agent.authorize.cookies import without_cookie
+from pomerium_agent.authorize.cookies import removal, without_cookie
 from pomerium_agent.authorize.gather import Glance, Question, gather
 from pomerium_agent.authorize.who import STRANGER
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
@@ -137,6 +138,13 @@ async def test_a_route_that_sets_the_cookie_header_has_its_way() -> None:
 )
 def test_only_the_session_cookie_goes(line: str, left: str | None) -> None:
     assert without_cookie(line, "_pomerium") == left
+
+
+@given(value=st.text(st.characters(codec="ascii", exclude_characters=";,= \t\n\r\f\v"), min_size=1, max_size=300))
+def test_what_takes_the_cookie_off_is_a_message_like_any_other(value: str) -> None:
+    left = f"a={value}"
+    assert removal(f"_pomerium=x; {left}", "_pomerium") == ok_response({"cookie": left})
+    assert removal("_pomerium=x", "_pomerium") == ok_response({}, ("cookie",))
 
 
 @given(line=st.text(st.sampled_from("_pomeriu=;, \tx\x1f"), max_size=40) | TEXT)
