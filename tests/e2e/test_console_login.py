@@ -17,7 +17,6 @@ name: Anybody
 from: https://anybody.DOMAIN
 to: UPSTREAM
 allow_any_authenticated_user: true
-pass_identity_headers: true
 """
 
 
@@ -34,10 +33,11 @@ async def test_somebody_signs_in_at_the_console_for_a_cluster_that_has_no_provid
             secret.write_text(client.secret)
             given = ("--provider", "oidc", "--url", provider.issuer, "--client-id", client.id)
             where = ("--client-secret-file", str(secret), "--public-url", console)
-            await world.apply(OPEN)
+            await world.apply(OPEN, settings="pass_identity_headers: true\njwt_claims_headers: [email]\n")
             await world.cluster.verb("console", "login", "set", *given, *where)
             pinned = json.loads(await world.cluster.verb("console", "login", "show", "--json"))["keys"]
-            async with world.cluster.replica(port=free_port()) as replica:
+            world.sample.ca_file, world.sample.entrance = world.cluster.ca_file, (port := free_port())
+            async with world.cluster.replica(port=port) as replica:
                 page = await profile.new_page()
                 url = world.url(replica, "anybody", "/deep?x=1")
                 await page.goto(url)
