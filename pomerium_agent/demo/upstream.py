@@ -62,7 +62,8 @@ async def serve_upstream() -> AsyncIterator[Upstream]:
 async def _answer(request: web.Request, upstream: Upstream) -> web.Response:
     """JSON, so that one can see what the proxy did to the request; for a browser, a page that says the same."""
     assertion = request.headers.get(ASSERTION, "")
-    host = request.headers.get("x-forwarded-host", request.host)  # what visitors call us, not what the proxy does
+    # What visitors call us, not what the proxy does; the last one is the proxy's word, any before it the visitor's.
+    host = request.headers.get("x-forwarded-host", request.host).rpartition(",")[2].strip()
     verified = await _verify(assertion, host, upstream) if assertion and upstream.ca_file else None
     if "text/html" in request.headers.get(hdrs.ACCEPT, ""):
         page = render_message(_greeting(request, verified))
