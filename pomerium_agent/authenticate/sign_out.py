@@ -183,7 +183,8 @@ async def _end(desk: Desk, visit: Visit) -> Ended:
         log.info("signed out", session=each.id, user=each.user_id, host=visit.host)
     await _give_back(desk, visit, records)
     if records:
-        return Ended(records[0].id, records[0].idp_id, records[0].id_token.raw)
+        idp_id = next(handle.idp_id for handle in handles if handle.id == records[0].id)
+        return Ended(records[0].id, idp_id or records[0].idp_id, records[0].id_token.raw)
     return Ended(handles[0].id, handles[0].idp_id) if handles else NOTHING
 
 
