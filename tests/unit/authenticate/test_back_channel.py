@@ -24,14 +24,14 @@ EVERYBODY = ("ada-1", "ada-2", "ada-bare", "ada-elsewhere", "grace")
 async def people(tmp_path: Path) -> AsyncIterator[Scene]:
     """Ada in two browsers, once without a `sid`, and with another provider; Grace."""
     async with scene(tmp_path) as stage:
-        here = {"idp_id": stage.idp_id}
+        here = stage.idp_id
         await stage.store.put(
             [
-                records.session("ada-1", "ada", claims={"sub": ["ada"], "sid": ["s1"]}, **here),
-                records.session("ada-2", "ada", claims={"sub": ["ada"], "sid": ["s2"]}, **here),
-                records.session("ada-bare", "ada", claims={"sub": ["ada"]}, **here),
+                records.session("ada-1", "ada", claims={"sub": ["ada"], "sid": ["s1"]}, idp_id=here),
+                records.session("ada-2", "ada", claims={"sub": ["ada"], "sid": ["s2"]}, idp_id=here),
+                records.session("ada-bare", "ada", claims={"sub": ["ada"]}, idp_id=here),
                 records.session("ada-elsewhere", "ada", claims={"sub": ["ada"], "sid": ["s1"]}, idp_id="other"),
-                records.session("grace", "grace", claims={"sub": ["grace"], "sid": ["s3"]}, **here),
+                records.session("grace", "grace", claims={"sub": ["grace"], "sid": ["s3"]}, idp_id=here),
             ]
         )
         yield stage
