@@ -13,10 +13,13 @@ from pomerium_agent.errors import DatabrokerUnavailable, RecordNotFound
 from pomerium_agent.handoff.signed import signed_url
 from pomerium_agent.idp import ProviderSettings
 from pomerium_agent.idp.naming import with_id
+from pomerium_agent.runtime.health import Health
 from pomerium_agent.sessions.handle import Handle, sign_handle
 from pomerium_agent.sessions.identity import resolve
+from pomerium_agent.sessions.live import open_sessions
 from pomerium_agent.settings import Secret
 from tests.fakes import session_records as records
+from tests.fakes.clock import settle
 from tests.unit.authenticate.stage import (
     APP,
     AUTH,
@@ -96,6 +99,18 @@ async def test_signing_out_ends_the_session_and_leads_through_every_place_where_
         stage.browser.jar[APP, "/", SESSION_COOKIE] = stolen
         stranger = await stage.browser.get(f"https://{APP}/.pomerium/")
         assert "You are not signed in" in stranger.text
+
+
+async def test_the_old_handle_is_refused_on_all_replicas(tmp_path: Path) -> None:
+    """N-40, N-38: each follows the store; nobody calls anybody."""
+    async with scene(tmp_path) as stage, open_sessions(stage.store, stage.clock, Health()) as other:
+        await signed_in(stage)
+        handle = stage.browser.handle(APP)
+        await other.ready_for(handle)
+        assert resolve(other, handle, stage.clock.now()) is not None
+        await stage.browser.get(HERE, **OWN_LINK)
+        await settle()
+        assert resolve(other, handle, stage.clock.now()) is None
 
 
 async def test_no_token_is_readable_on_the_way(tmp_path: Path) -> None:
