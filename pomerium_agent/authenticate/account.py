@@ -25,9 +25,9 @@ from pomerium_agent.look import (
     read_branding,
     render_account,
 )
+from pomerium_agent.sessions.assertion import ASSERTION
 from pomerium_agent.sessions.claims import overlay, text
 
-ASSERTION = "x-pomerium-jwt-assertion"
 ACCOUNT, PORTAL, SIGN_OUT, USER = "/.pomerium/", "/.pomerium/routes", "/.pomerium/sign_out", "/.pomerium/user"
 OURS = ("iss", "aud", "exp", "iat", "jti")  # of the assertion, and nothing about the visitor
 FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()

@@ -7,6 +7,7 @@ from typing import Any
 from pomerium_agent.authorize.decide import Case, Decision
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.runtime.log import log_info
+from pomerium_agent.sessions.assertion import ASSERTION, ASSERTION_FOR
 from pomerium_agent.sessions.claims import thaw
 
 REDACTED = "[redacted]"
@@ -16,8 +17,8 @@ SECRET_HEADERS = frozenset(
         "cookie",
         "proxy-authorization",
         "x-pomerium-authorization",
-        "x-pomerium-jwt-assertion",
-        "x-pomerium-jwt-assertion-for",
+        ASSERTION,
+        ASSERTION_FOR,
         "x-serverless-authorization",
     }
 )

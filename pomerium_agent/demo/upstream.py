@@ -16,8 +16,8 @@ from joserfc.jwk import KeySet
 
 from pomerium_agent.demo.playground import visitor
 from pomerium_agent.look import Action, Icon, Message, render_message, security_headers
+from pomerium_agent.sessions.assertion import ASSERTION
 
-ASSERTION = "x-pomerium-jwt-assertion"
 JWKS = "/.well-known/pomerium/jwks.json"
 SECONDS = 5.0
 
