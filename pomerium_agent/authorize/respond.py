@@ -17,6 +17,7 @@ PERMISSION_DENIED = 7
 GRPC_STATUS = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}  # others: 2, UNKNOWN
 KUBERNETES_REASON = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 450: "Unauthorized", 495: "Unauthorized"}
 PHRASES = {status.value: status.phrase for status in HTTPStatus} | {450: "device not authorized", 495: CERTIFICATE_TEXT}
+ANSWERED = "answered"
 RETRY_SECONDS = "5"
 JSON = ("content-type", "application/json")
 PAGE = (
@@ -43,6 +44,8 @@ def respond(case: Case, decision: Decision, denial: Denial, rules: Rules) -> byt
     denied = response.denied_response
     denied.status.code = form.status  # type: ignore[assignment]  # 450 and 495 are not in Envoy's enum, which is open
     denied.body = form.body
+    if form.status == 503:
+        response.dynamic_metadata.update({ANSWERED: True})  # or Envoy would take it for our silence
     for name, value in form.headers:
         option = denied.headers.add(append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
         option.header.key, option.header.value = name, value
