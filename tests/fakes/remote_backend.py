@@ -11,8 +11,9 @@ import grpc
 from google.protobuf.json_format import ParseDict
 
 from pomerium_agent.databroker import Backend, Found, Options, ServerInfo, Written
-from pomerium_agent.databroker.service import Listener, Service, serve_databroker
-from pomerium_agent.databroker.service.token import make_token
+from pomerium_agent.databroker.service import Limits, Listener, Service, serve_databroker
+from pomerium_agent.databroker.service.streams import USUAL
+from pomerium_agent.databroker.service.token import sign
 from pomerium_agent.errors import (
     AgentError,
     CursorExpired,
@@ -28,6 +29,7 @@ from pomerium_agent.runtime.latest import Latest
 from tests.fakes.databroker_wire import WireClient, message, wire_client
 
 KEY = bytes(range(32))
+FAR_AWAY = 10**11  # the clocks of some tests jump by hours while a call is under way
 LOOPBACK = Listener(host="127.0.0.1", port=0)
 ERRORS: Mapping[grpc.StatusCode, type[AgentError]] = {
     grpc.StatusCode.NOT_FOUND: RecordNotFound,
@@ -40,7 +42,13 @@ ERRORS: Mapping[grpc.StatusCode, type[AgentError]] = {
 
 @asynccontextmanager
 async def served(
-    backend: Backend, clock: Clock, *, listener: Listener | None = LOOPBACK, key: bytes = KEY, path: Path | None = None
+    backend: Backend,
+    clock: Clock,
+    *,
+    listener: Listener | None = LOOPBACK,
+    key: bytes = KEY,
+    path: Path | None = None,
+    limits: Limits = USUAL,
 ) -> AsyncIterator[Service]:
     """The service of a backend; yields when its TCP port is open, if it is to have one."""
     with TemporaryDirectory(prefix="db-") as name:
@@ -52,6 +60,7 @@ async def served(
             clock=clock,
             health=Health(),
             envoy_version="1.2.3",
+            limits=limits,
         ) as service:
             if listener is not None:
                 async for port in service.port.follow():
@@ -197,7 +206,7 @@ async def remote(backend: Backend, clock: Clock) -> AsyncIterator[RemoteBackend]
     """`backend`, by way of TCP."""
     async with (
         served(backend, clock) as service,
-        wire_client(f"127.0.0.1:{service.port.value}", lambda: make_token(KEY, clock.now())) as wire,
+        wire_client(f"127.0.0.1:{service.port.value}", lambda: sign(KEY, FAR_AWAY)) as wire,
     ):
         yield RemoteBackend(wire, backend)
 

@@ -110,7 +110,7 @@ class Services:
 
     def _stream(self, method: StreamMethod, request_type: type[Message], streams: Streams) -> Handler:
         async def call(request: Message, context: Context) -> None:
-            async with answering(context), streams.place(context):
+            async with answering(context, streams.patience), streams.place(context):
                 await context.send_initial_metadata(self._versions)
                 await streams.pump(method(request), context)
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from pomerium_agent.databroker.service.broker import MAX_MESSAGE
 from pomerium_agent.databroker.service.door import Door
 from pomerium_agent.databroker.service.handlers import Services
 from pomerium_agent.databroker.service.registry import Registry
-from pomerium_agent.databroker.service.streams import Streams
+from pomerium_agent.databroker.service.streams import USUAL, Limits, Streams
 from pomerium_agent.errors import Retryable
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
@@ -66,7 +66,7 @@ class Service:
     services: Services
     key: bytes = field(repr=False)
     clock: Clock
-    streams: Streams  # of the unix socket
+    limits: Limits
     port: Latest[int] = field(default_factory=lambda: Latest(0))  # on which TCP is served; 0: on none
 
 
@@ -80,6 +80,7 @@ async def serve_databroker(
     clock: Clock,
     health: Health,
     envoy_version: str = "",
+    limits: Limits = USUAL,
 ) -> AsyncIterator[Service]:
     """Serve `backend` on `socket_path`, for our user and root, and on the address that is `wanted`, until the end.
 
@@ -88,7 +89,7 @@ async def serve_databroker(
     """
     registry = Registry(clock)
     services = Services(backend, registry, clock, envoy_version)
-    service = Service(services=services, key=key, clock=clock, streams=Streams())
+    service = Service(services=services, key=key, clock=clock, limits=limits)
     async with _serve_socket(service, socket_path), asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(registry.sweep(), name="registry-sweep"),
@@ -104,7 +105,8 @@ async def serve_databroker(
 @asynccontextmanager
 async def _serve_socket(service: Service, path: Path) -> AsyncIterator[None]:
     """Listen on the unix socket, which no one else can open, not even for the moment in which it is made."""
-    server = _server(service, service.streams, private=True)
+    streams = Streams(service.limits)
+    server = _server(service, streams, private=True)
     # Made in a directory of its own, where the socket gets its mode before it gets its place.
     born = Path(await asyncio.to_thread(tempfile.mkdtemp, "", "db-", path.parent))
     try:
@@ -117,7 +119,7 @@ async def _serve_socket(service: Service, path: Path) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await _stop(server, service.streams)
+        await _stop(server, streams)
         await asyncio.to_thread(_unlink_own, path, ours)
 
 
@@ -150,7 +152,7 @@ async def _until_other(wanted: Latest[Listener | None], listener: Listener | Non
 @asynccontextmanager
 async def _serve_address(service: Service, listener: Listener) -> AsyncIterator[None]:
     """Listen on TCP. Raises AddressTaken when the address cannot be had."""
-    streams = Streams()
+    streams = Streams(service.limits)
     server = _server(service, streams, private=False)
     try:
         if listener.certificates:
@@ -176,12 +178,8 @@ async def _serve_address(service: Service, listener: Listener) -> AsyncIterator[
 def _server(service: Service, streams: Streams, *, private: bool) -> grpc.aio.Server:
     door = Door(service.key, service.clock, private=private)
     server = grpc.aio.server(interceptors=[door], options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
-    server.add_generic_rpc_handlers(tuple(_handlers(service, streams)))
+    server.add_generic_rpc_handlers(tuple(service.services.handlers(streams)))
     return server
-
-
-def _handlers(service: Service, streams: Streams) -> Sequence[grpc.GenericRpcHandler]:
-    return service.services.handlers(streams)
 
 
 async def _stop(server: grpc.aio.Server, streams: Streams) -> None:

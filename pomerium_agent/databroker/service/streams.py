@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -12,27 +13,32 @@ from pomerium_agent.databroker.service.calls import CallRefused, Context, Status
 
 log = structlog.get_logger(__name__)
 
-MOST_STREAMS = 1000
-MOST_STREAMS_OF_PEER = 100
-STALLED_AFTER = 30.0  # seconds that one message may wait for its reader
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What streams may cost one server."""
+
+    streams: int = 1000
+    streams_of_peer: int = 100
+    stalled_after: float = 30.0  # seconds that one message may wait for its reader
+
+
+USUAL = Limits()
 
 
 class Streams:
     """Owned by one server. One message at a time is under way, so a reader that is slow costs no memory."""
 
-    def __init__(
-        self,
-        *,
-        most: int = MOST_STREAMS,
-        most_of_peer: int = MOST_STREAMS_OF_PEER,
-        stalled_after: float = STALLED_AFTER,
-    ) -> None:
-        self._most = most
-        self._most_of_peer = most_of_peer
-        self._stalled_after = stalled_after
+    def __init__(self, limits: Limits = USUAL) -> None:
+        self._limits = limits
         self._open: dict[asyncio.Timeout, str] = {}
         self._of_peer: Counter[str] = Counter()
         self._closed = False
+
+    @property
+    def patience(self) -> float:
+        """How many seconds anything may wait for its reader."""
+        return self._limits.stalled_after
 
     @asynccontextmanager
     async def place(self, context: Context, seconds: float | None = None) -> AsyncIterator[None]:
@@ -40,7 +46,7 @@ class Streams:
         peer = peer_of(context)
         if self._closed:
             raise CallRefused(Status.UNAVAILABLE, "the databroker is stopping")
-        if len(self._open) >= self._most or self._of_peer[peer] >= self._most_of_peer:
+        if len(self._open) >= self._limits.streams or self._of_peer[peer] >= self._limits.streams_of_peer:
             raise CallRefused(Status.RESOURCE_EXHAUSTED, "too many streams are open; close some, or share them")
         limit = asyncio.timeout(seconds)
         self._of_peer[peer] += 1
@@ -67,7 +73,7 @@ class Streams:
                 await self._send(message, context)
 
     async def _send(self, message: object, context: Context) -> None:
-        patience = asyncio.timeout(self._stalled_after)
+        patience = asyncio.timeout(self._limits.stalled_after)
         try:
             async with patience:
                 await context.write(message)
@@ -77,7 +83,7 @@ class Streams:
             log.warning("databroker stream cut, since nobody reads it", peer=peer_of(context))
             raise CallRefused(
                 Status.RESOURCE_EXHAUSTED,
-                f"the stream was not read for {self._stalled_after:g} seconds; go on from the last record that came",
+                f"the stream was not read for {self._limits.stalled_after:g} seconds; go on from the last that came",
             ) from None
 
     def close(self) -> None:
