@@ -189,13 +189,27 @@ class WireClient:
     def call(self, method: str, /, **fields: Any) -> Any:
         """Begin the call; await it, or iterate over it."""
         multicallable, request = self._methods[method]
-        return multicallable(request(**fields), metadata=self._metadata(), timeout=30)
+        return multicallable(request(**fields), metadata=self.metadata(), timeout=30)
+
+    def stub(self, make: Any) -> Any:
+        """A generated client on the same connection, without a token."""
+        return make(self.channel)
+
+    def within(self, seconds: float, method: str, /, **fields: Any) -> Any:
+        """The same, with that deadline."""
+        multicallable, request = self._methods[method]
+        return multicallable(request(**fields), metadata=self.metadata(), timeout=seconds)
+
+    def wait_for(self, method: str, /, **fields: Any) -> Any:
+        """The same, but wait until somebody answers at all."""
+        multicallable, request = self._methods[method]
+        return multicallable(request(**fields), metadata=self.metadata(), timeout=30, wait_for_ready=True)
 
     def send(self, method: str, request: Any) -> Any:
         """The same with a message that is made already."""
-        return self._methods[method][0](request, metadata=self._metadata(), timeout=30)
+        return self._methods[method][0](request, metadata=self.metadata(), timeout=30)
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
+    def metadata(self) -> tuple[tuple[str, str], ...]:
         token = self._token()
         return (("jwt", token),) if token else ()
 

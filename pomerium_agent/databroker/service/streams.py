@@ -20,7 +20,7 @@ class Limits:
 
     streams: int = 1000
     streams_of_peer: int = 100
-    stalled_after: float = 30.0  # seconds that one message may wait for its reader
+    stalled_after: float = 60.0  # seconds that one message may wait for its reader
 
 
 USUAL = Limits()

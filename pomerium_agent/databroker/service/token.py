@@ -44,13 +44,13 @@ def check_token(key: bytes, token: str, now: datetime) -> None:
     digest = DIGESTS.get(str(header.get("alg")))
     if digest is None or "crit" in header:
         raise InvalidToken("it is signed in a way that is not used here")
-    if not hmac.compare_digest(hmac.digest(key, signed.encode(), digest), _decode(signature)):
+    if not hmac.compare_digest(hmac.digest(key, signed.encode(errors="replace"), digest), _decode(signature)):
         raise InvalidToken("it is not signed with the shared secret of this cluster")
     claims = _object(body)
     expires = claims.get("exp")
     if claims.keys() != {"exp"} or isinstance(expires, bool) or not isinstance(expires, int | float):
         raise InvalidToken("it must say exp, as a number, and nothing else")
-    if not math.isfinite(expires) or now.timestamp() > expires:
+    if (isinstance(expires, float) and not math.isfinite(expires)) or now.timestamp() > expires:
         raise InvalidToken("it has expired; do the clocks of the two machines agree?")
 
 
