@@ -124,11 +124,15 @@ async def _serve_socket(service: Service, path: Path) -> AsyncIterator[None]:
 
 
 async def _follow_address(service: Service, wanted: Latest[Listener | None], health: Health) -> NoReturn:
+    said = False  # anything, to the health checks
     while True:
         listener = wanted.value
         if listener is None:
+            if said:  # what was wrong with another address is over
+                health.running(Check.DATABROKER_SERVICE)
             await _until_other(wanted, listener)
             continue
+        said = True
         try:
             async with _serve_address(service, listener):
                 health.running(Check.DATABROKER_SERVICE, address=listener.authority)

@@ -193,6 +193,10 @@ async def test_the_address_can_change_and_go_away_while_the_service_runs() -> No
                         break
                 assert report.check == Check.DATABROKER_SERVICE
                 assert "GRPC_ADDRESS" in report.error
+                wanted.set(None)
+                async for report in health.follow():
+                    if not report.error:
+                        break
             wanted.set(LOOPBACK)
             second = await _port(service, lambda port: port != 0)
             async with wire_client(f"127.0.0.1:{second}", lambda: GOOD) as wire:
