@@ -16,7 +16,11 @@ from pomerium_agent.runtime.clock import Clock
 log = structlog.get_logger(__name__)
 
 # What says nothing of anybody: whether we are well, and what the messages look like.
-OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+OPEN = (
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+)
 LOG_EVERY = 10.0  # seconds; strangers must not be able to fill the log
 
 # Generic in its stub only, so it is written as a text.

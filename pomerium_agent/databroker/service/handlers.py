@@ -25,6 +25,7 @@ CALL_SECONDS = 30.0  # that a call without a stream may take, whatever its calle
 REFLECTION_SECONDS = 60.0
 RECORDS, CHECKPOINTS, REGISTRY = "databroker.DataBrokerService", "databroker.CheckpointService", "registry.Registry"
 HEALTH, REFLECTION = "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"  # the same messages; newer tools ask it first
 NAMES = (RECORDS, CHECKPOINTS, REGISTRY, HEALTH, REFLECTION)
 
 Method = Callable[[Any], Awaitable[Message]]
@@ -81,6 +82,7 @@ class Services:
                 "Watch": stream(health.watch, health_pb2.HealthCheckRequest),
             },
             REFLECTION: {"ServerReflectionInfo": self._reflect(streams)},
+            REFLECTION_V1: {"ServerReflectionInfo": self._reflect(streams)},
         }
         return [grpc.method_handlers_generic_handler(name, methods) for name, methods in table.items()]
 

@@ -2,30 +2,21 @@
 
 from collections.abc import AsyncGenerator, Iterable
 
-from google.protobuf import any_pb2, descriptor, descriptor_pb2, descriptor_pool, struct_pb2
+from google.protobuf import descriptor, descriptor_pb2, descriptor_pool
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
 from pomerium_agent.databroker.backend import Backend
+from pomerium_agent.databroker.messages import STORED_IN
 from pomerium_agent.errors import DatabrokerUnavailable, RecordNotFound
-from pomerium_agent.pb.pomerium import config_pb2, databroker_pb2, device_pb2, registry_pb2, session_pb2, user_pb2
+from pomerium_agent.pb.pomerium import databroker_pb2, registry_pb2
 from pomerium_agent.runtime.clock import Clock
 
 LOOK_EVERY = 5.0  # seconds between looks at the store, for whoever watches our health
-DESCRIBED = (
-    databroker_pb2,
-    registry_pb2,
-    health_pb2,
-    reflection_pb2,
-    any_pb2,
-    struct_pb2,
-    # What is inside the records that people look at, so that their tools can show it.
-    config_pb2,
-    device_pb2,
-    session_pb2,
-    user_pb2,
-)
+# And what is inside of records and refusals, so that tools can show it.
+DESCRIBED = (databroker_pb2, registry_pb2, health_pb2, reflection_pb2, error_details_pb2, *STORED_IN)
 
 Serving = health_pb2.HealthCheckResponse
 

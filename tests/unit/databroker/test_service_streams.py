@@ -108,6 +108,14 @@ async def test_reflection_shows_our_services_and_what_is_inside_records_and_noth
         )
         services, *known, unknown = [answer async for answer in call]
 
+        # The newer name of the same: tools ask for it first, and would take a refusal for the last word.
+        newer = wire.channel.stream_stream(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        assert [answer async for answer in newer(iter([ask(list_services="")]))] == [services]
+
     assert [each.name for each in services.list_services_response.service] == [
         "databroker.CheckpointService",
         "databroker.DataBrokerService",
