@@ -8,9 +8,10 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pomerium_agent.databroker import MemoryBackend
-from pomerium_agent.databroker.service import Listener
+from pomerium_agent.databroker.service import Listener, handlers
 from pomerium_agent.databroker.service.token import sign
 from pomerium_agent.records import Record
 from tests.contract.stores import SESSION, SOON, session, struct, user
@@ -257,6 +258,47 @@ async def test_a_store_that_closes_is_unavailable_to_readers_and_callers() -> No
 
         assert (await refusal(call))[0] is Code.UNAVAILABLE
         assert (await refusal(wire.call("ServerInfo")))[0] is Code.UNAVAILABLE
+
+
+class BrokenBackend(MemoryBackend):
+    """Has a bug in one call, and never comes to an end in another."""
+
+    async def get(self, type: str, id: str) -> Record:
+        raise KeyError("a token of somebody")
+
+    async def list_types(self) -> tuple[str, ...]:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+
+async def test_a_bug_fails_one_call_and_tells_nobody_what_it_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Databroker 5: UNKNOWN; and a call that does not end by itself is ended, whatever its caller would wait."""
+    monkeypatch.setattr(handlers, "CALL_SECONDS", 0.05)
+    clock = ManualClock()
+    async with (
+        served(BrokenBackend(clock), clock) as service,
+        wire_client(f"127.0.0.1:{service.port.value}", lambda: sign(KEY, FAR_AWAY)) as wire,
+    ):
+        code, said = await refusal(wire.call("Get", type="a", id="1"))
+        assert code is Code.UNKNOWN
+        assert "somebody" not in said
+        assert (await refusal(wire.call("ListTypes")))[0] is Code.DEADLINE_EXCEEDED
+        await wire.call("ServerInfo")
+
+
+async def test_health_is_that_of_the_store() -> None:
+    """Databroker 1: who watches hears of it a few seconds later."""
+    async with open_wire() as (wire, backend, clock), asyncio.timeout(SOON):
+        stub = wire.stub(health_pb2_grpc.HealthStub)
+        watching = stub.Watch(health_pb2.HealthCheckRequest())
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
+
+        await backend.close()
+
+        assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await clock.until_sleeping(2)  # the watcher, and the sweep of the registry
+        await clock.advance(5)
+        assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def test_a_reader_outlives_a_restart_with_its_records_and_not_one_without() -> None:
