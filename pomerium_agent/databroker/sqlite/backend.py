@@ -18,7 +18,7 @@ from pomerium_agent.databroker.options import check_options
 from pomerium_agent.databroker.sqlite import reading
 from pomerium_agent.databroker.sqlite.leases import Leases
 from pomerium_agent.databroker.sqlite.place import directory_of, owned
-from pomerium_agent.databroker.sqlite.schema import connect, prepare
+from pomerium_agent.databroker.sqlite.schema import connect, open_checked
 from pomerium_agent.databroker.sqlite.tail import Tail
 from pomerium_agent.databroker.sqlite.transaction import Head, Transaction, read_head
 from pomerium_agent.databroker.sqlite.words import in_plain_words
@@ -64,9 +64,8 @@ def _open(directory: Path) -> _Opened:
     with ExitStack() as owner:
         path = owner.enter_context(owned(directory))
         with in_plain_words(path):
-            writing = connect(path)
+            writing = open_checked(path)
             owner.callback(writing.close)
-            prepare(writing, path)
             writing.execute("BEGIN IMMEDIATE")
             Transaction(writing, read_head(writing)).set_built_in_options()
             writing.execute("COMMIT")

@@ -8,6 +8,7 @@ from pathlib import Path
 from pomerium_agent.errors import SettingsError
 
 APPLICATION_ID = 0x706D6462  # "pmdb", in the file's header: this is a databroker and nobody else's data
+MAGIC = b"SQLite format 3\0"
 BUSY_MS = 5_000
 WAL_KEEP_BYTES = 64 * 1024 * 1024  # what a large write may leave behind of the log
 
@@ -81,15 +82,38 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
-def prepare(connection: sqlite3.Connection, path: Path) -> None:
+def open_checked(path: Path) -> sqlite3.Connection:
     """Check what the file is, before anything is written to it; then bring it to the newest shape.
 
     Raises SettingsError for a file that is not ours, is damaged, or was made by a newer version.
     """
+    with path.open("rb") as file:
+        head = file.read(len(MAGIC))
+    if head not in (b"", MAGIC):  # SQLite would take a file of a few bytes for an empty one
+        raise SettingsError(_damaged(path))
+    try:
+        connection = connect(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise SettingsError(_damaged(path)) from error
+    try:
+        _prepare(connection, path)
+    except (sqlite3.Error, SettingsError):
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     try:
         steps = _check(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
