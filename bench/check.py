@@ -29,7 +29,7 @@ async def bench_check(directory: Path, rounds: int, seconds: float, say: Callabl
         say(f"round {number + 1} of {rounds}")
         for kind in KINDS:
             path = directory / f"{kind}{number}.sock"
-            async with _server(kind, path) as pid:
+            async with run_server(kind, path) as pid:
                 cpu, count, took = await ask_checks(path, pid, seconds, itertools.repeat(question()))
             costs[kind].append(1e6 * cpu / count)
             rates[kind].append(count / took)
@@ -77,7 +77,8 @@ def question() -> bytes:
 
 
 @asynccontextmanager
-async def _server(kind: str, path: Path) -> AsyncIterator[int]:
+async def run_server(kind: str, path: Path) -> AsyncIterator[int]:
+    """One of the servers of `check_server`; its pid."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.check_server", kind, str(path))
     try:
         yield process.pid

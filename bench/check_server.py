@@ -1,4 +1,7 @@
-"""An ext_authz server on a unix socket: `ours`, or `grpc` (aio) with the same handler. Arguments: which, and where."""
+"""An ext_authz server on a unix socket. Arguments: which, and where.
+
+`ours`, or `grpc` (aio) with the same handler; `constant` is ours on the best loop, and says the same to everything.
+"""
 
 import asyncio
 import socket
@@ -7,19 +10,23 @@ import sys
 import grpc
 
 from pomerium_agent.authorize import check, serve_authorize
+from pomerium_agent.authorize.admit import ok_response
 from pomerium_agent.runtime.log import configure_logging
+from pomerium_agent.runtime.loop import run_on_best_loop
 
+# As long as a permission with an assertion.
+CONSTANT = ok_response({"x-pomerium-jwt-assertion": "a" * 600, "x-pomerium-claim-email": "u0@bench.test"})
 SERVICE, METHOD = "envoy.service.auth.v3.Authorization", "Check"
 
 
 async def serve(kind: str, path: str) -> None:
     """Serve until killed. Without the line of the authorize log, which costs both the same."""
     configure_logging("warning", service="bench")
-    if kind == "ours":
+    if kind in ("ours", "constant"):
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(path)
         sock.listen()
-        async with serve_authorize(sock, check):
+        async with serve_authorize(sock, check if kind == "ours" else lambda _message: CONSTANT):
             await asyncio.Event().wait()
         return
 
@@ -36,4 +43,4 @@ async def serve(kind: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], sys.argv[2]))
+    (run_on_best_loop if sys.argv[1] == "constant" else asyncio.run)(serve(sys.argv[1], sys.argv[2]))

@@ -52,7 +52,7 @@ class Local:
     http_redirect_addr: str = ""
     health_check_addr: str = ""
     concurrency: int = 0  # Envoy workers; 0: one per CPU this process may use
-    open_token_verification: bool = False  # answer whoever asks whether a token is good (authenticate 8.7)
+    mixed_cluster: bool = False  # replicas of another make share it (authenticate 8.7, 10)
     force_flow: str = ""  # of logging in: stateless or stateful; empty: as the configuration says (authenticate 1)
 
 
@@ -256,7 +256,7 @@ def _local(env: Mapping[str, str]) -> Local:
         http_redirect_addr=_address(env, "HTTP_REDIRECT_ADDR", ":8080"),
         health_check_addr=_address(env, "HEALTH_CHECK_ADDR", "127.0.0.1:28080"),
         concurrency=int(text) if text else 0,
-        open_token_verification=_yes(env, "POMERIUM_AGENT_OPEN_TOKEN_VERIFICATION"),
+        mixed_cluster=_yes(env, "POMERIUM_AGENT_MIXED_CLUSTER"),
         force_flow=_force_flow(env),
     )
 

@@ -1,11 +1,12 @@
 """Fixtures that every test may use: values and factories, no services (those are opened in the test's body)."""
 
 import os
-import socket
 from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
+
+from pomerium_agent.demo import playground
 
 # No example is timed: the machine may be busy. CI draws the same examples every time, so that it judges the change
 # and not its luck; everywhere else each run looks at new ones.
@@ -18,10 +19,4 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 def free_port() -> Callable[[], int]:
     """A factory of TCP ports that nobody on loopback listens on right now."""
 
-    def pick() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
-
-    return pick
+    return playground.free_port

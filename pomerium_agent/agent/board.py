@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pomerium_agent.agent.people import People
 from pomerium_agent.authorize import Denials
 from pomerium_agent.config import Compiled
 from pomerium_agent.envoy.ads_server import AdsServer
@@ -21,6 +22,7 @@ class Board:
     health: Health
     keeper_pid: int
     denials: Denials = field(default_factory=Denials)
+    people: People | None = None
     link: Link | None = None
     offered: Compiled | None = None
     ads: AdsServer | None = None

@@ -2,20 +2,24 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
 
+import structlog
 from aiohttp import web
 
 from pomerium_agent.agent.board import Board
+from pomerium_agent.agent.people import People, list_sessions, revoke, show_session
 from pomerium_agent.authorize import Denials
 from pomerium_agent.authorize.ask import explain_denied, explain_request, read_hypothetical
 from pomerium_agent.config import Compiled
-from pomerium_agent.errors import InvalidRequest, RecordNotFound, SettingsError
+from pomerium_agent.errors import DatabrokerUnavailable, InvalidRequest, RecordNotFound, SettingsError
 from pomerium_agent.policy.complaints import shown
 from pomerium_agent.runtime.clock import Clock, SystemClock
+
+log = structlog.get_logger(__name__)
 
 
 def build_app(board: Board) -> web.Application:
@@ -41,7 +45,7 @@ def build_app(board: Board) -> web.Application:
 
 
 def build_control_app(board: Board, clock: Clock) -> web.Application:
-    """The same, and `POST /explain`, which names people and policies: only for whoever may open the control socket."""
+    """The same, and what names people: `POST /explain`, and who is signed in; only for whoever may open the socket."""
 
     async def explain(request: web.Request) -> web.Response:
         if board.offered is None:
@@ -54,9 +58,41 @@ def build_control_app(board: Board, clock: Clock) -> web.Application:
             return web.json_response({"error": str(error)}, status=404)
         return web.json_response(told)
 
+    async def sessions(request: web.Request) -> web.Response:
+        return await _answer(board, lambda people: list_sessions(people, dict(request.query), clock.now()))
+
+    async def session(request: web.Request) -> web.Response:
+        return await _answer(board, lambda people: show_session(people, request.match_info["id"], clock.now()))
+
+    async def revoke_some(request: web.Request) -> web.Response:
+        async def done(people: People) -> dict[str, Any]:
+            told = await revoke(people, await _read_object(request), clock.now())
+            for each in told["revoked"]:
+                log.info("session revoked", session=each["id"], user=each["user_id"])
+            return told
+
+        return await _answer(board, done)
+
     app = build_app(board)
     app.router.add_post("/explain", explain)
+    app.router.add_get("/sessions", sessions)
+    app.router.add_get("/sessions/{id}", session)
+    app.router.add_post("/sessions/revoke", revoke_some)
     return app
+
+
+async def _answer(board: Board, asked: Callable[[People], Awaitable[dict[str, Any]]]) -> web.Response:
+    """What `asked` says of who is signed in, or why that cannot be said."""
+    if board.people is None:
+        return web.json_response({"error": "this replica has just started and knows no sessions yet"}, status=503)
+    try:
+        return web.json_response(await asked(board.people))
+    except InvalidRequest as error:
+        return web.json_response({"error": str(error)}, status=400)
+    except RecordNotFound as error:
+        return web.json_response({"error": str(error)}, status=404)
+    except DatabrokerUnavailable as error:
+        return web.json_response({"error": f"the databroker cannot be asked: {error}"}, status=503)
 
 
 def explain_by(said: Mapping[str, object], offered: Compiled, denials: Denials, now: datetime) -> dict[str, Any]:

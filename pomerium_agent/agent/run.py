@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from pathlib import Path
 
 import aiohttp
@@ -16,7 +16,9 @@ from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
 from pomerium_agent.agent.outside import open_outside
+from pomerium_agent.agent.people import People
 from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
+from pomerium_agent.authenticate.manager import run_identity_manager
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.authorize.login import SignInLinks
@@ -88,6 +90,8 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
             track_access(databroker, clock) as access,
             open_outside() as outside,
             open_server_key(site, outside, clock) as server_key,
+            nullcontext(_providers(outside, clock, bootstrap.shared_secret)) as providers,
+            run_identity_manager(backend=databroker, site=site, providers=providers, clock=clock, health=health),
             open_cluster(os.environ, clock) as cluster,
             _keeping_tokens(ServerlessTokens(rules, outside, clock, health)) as serverless,
             serve_authorize(
@@ -119,13 +123,14 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
                     backend=databroker,
                     http=outside,
                     clock=clock,
-                    providers=_providers(outside, clock, bootstrap.shared_secret),
+                    providers=providers,
                     server_key=server_key,
-                    open_verification=settings.local.open_token_verification,
+                    mixed_cluster=settings.local.mixed_cluster,
                 ),
             ),
             _run_envoy(settings, board, keeper, clock) as (ads, admin),
         ):
+            board.people = People(backend=databroker, sessions=sessions, site=site)
             # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
             # an Envoy that we adopted keeps what an agent before us gave it.
             await _until(link.filled)

@@ -70,7 +70,7 @@ async def _sealed(desk: Desk, visit: Visit) -> web.Response:
     _take_retry(visit, inner)
     check_lifetime(inner, now)
     target, programmatic = _target(visit, inner)
-    ours = _of_this_browser(visit, inner, exempt=programmatic)
+    ours = _of_this_browser(desk, visit, inner, exempt=programmatic)
     profile = read_profile(inner.get(PROFILE, ""))
     _check_provider(visit, profile.provider_id)
     await use_once(desk.backend, "sealed", sealed.blob, now=now, until=_time(inner, EXPIRY, 1000))
@@ -100,7 +100,7 @@ async def _signed(desk: Desk, visit: Visit) -> web.Response:
     inner = visit.parameters
     _take_retry(visit, inner)
     target, programmatic = _target(visit, inner)
-    ours = _of_this_browser(visit, inner, exempt=programmatic or inner.get(CHAINED) == "true")
+    ours = _of_this_browser(desk, visit, inner, exempt=programmatic or inner.get(CHAINED) == "true")
     box = decode(inner.get(SESSION, ""))
     token = open_box(site.shared_key, box).decode("ascii", "replace")
     handle = parse_handle(token, (site.shared_key,))
@@ -134,9 +134,14 @@ def _take_retry(visit: Visit, inner: Mapping[str, str]) -> None:
     visit.retry = inner[REDIRECT_URI]
 
 
-def _of_this_browser(visit: Visit, inner: Mapping[str, str], *, exempt: bool) -> bool:
-    """Whether this browser began the login (N-15). Raises HandoffStrayed when it did not and is not exempt."""
+def _of_this_browser(desk: Desk, visit: Visit, inner: Mapping[str, str], *, exempt: bool) -> bool:
+    """Whether this browser began the login (N-15). Raises HandoffStrayed when it did not and is not exempt.
+
+    In a mixed cluster a login without any echo began at a replica of another make, which ties it to no browser.
+    """
     site, echo = visit.site, inner.get(nonce.PARAMETER, "")
+    if desk.mixed_cluster and not echo and not exempt:
+        return True
     cookies = visit.cookies(nonce.cookie_name(site.cookie_name))
     ours = bool(echo) and any(nonce.matches(site.shared_key, cookie, visit.host, echo) for cookie in cookies)
     if not ours and not exempt:

@@ -24,4 +24,4 @@ class Desk:
     clock: Clock
     providers: Providers
     server_key: ServerKey
-    open_verification: bool = False  # tokens are verified for callers without a proof, too (authenticate 8.7)
+    mixed_cluster: bool = False  # replicas of another make share it: they bind no login, and prove nothing (G-3, 8.7)

@@ -1,7 +1,7 @@
 """Whether a token of an identity provider is good, for the replicas that are shown one (authenticate 8.7, N-48).
 
 Who asks must be of this cluster, and proves it with the header of `handoff.proof`: whoever can ask freely can try
-stolen tokens, and make the provider's limits ours. Stock agents send no proof; see `open_verification` in the Desk.
+stolen tokens, and make the provider's limits ours. Stock agents send no proof; see `mixed_cluster` in the Desk.
 """
 
 import json
@@ -57,7 +57,7 @@ class Verifier:
     def _refusal(self, desk: Desk, visit: Visit, body: bytes) -> web.Response | None:
         proof = visit.request.headers.get(HEADER, "")
         rate = self._proven
-        if proof or not desk.open_verification:
+        if proof or not desk.mixed_cluster:
             try:
                 check_proof(visit.site.shared_key, proof, visit.path, body, desk.clock.now())
             except HandoffRejected as error:

@@ -130,7 +130,9 @@ class _Writing:
 
     def add(self, name: str, value: str) -> None:
         """Set a header; several values for one name are joined (authorize 12)."""
-        name, value = name.lower(), value.translate(_BREAKS)
+        name = name.lower()
+        if not value.isprintable():  # which is asked faster than characters are exchanged
+            value = value.translate(_BREAKS)
         self._headers[name] = f"{self._headers[name]},{value}" if name in self._headers else value
 
     def identity(self) -> None:

@@ -7,14 +7,17 @@ from functools import cache
 from typing import NamedTuple
 
 from pomerium_agent.authorize.admit import OWN_PAGES, admit
+from pomerium_agent.authorize.again import REMEMBERED as CARRIED
+from pomerium_agent.authorize.again import CarriedMemory, Way, is_usual
 from pomerium_agent.authorize.client_trust import judge
+from pomerium_agent.authorize.cookies import COOKIE, may_remove, removal
 from pomerium_agent.authorize.decide import Case, Decision, decide
 from pomerium_agent.authorize.denials import Denials
-from pomerium_agent.authorize.gather import Question, gather
+from pomerium_agent.authorize.gather import Glance, Question, gather
 from pomerium_agent.authorize.login import SignInUrl, denial_of, signed_sign_in
 from pomerium_agent.authorize.loop import LoopDetector
 from pomerium_agent.authorize.memory import REMEMBERED, Look, Memory, Remembered, key_of, looks_of
-from pomerium_agent.authorize.record import write_record
+from pomerium_agent.authorize.record import EVENT, line_of, write_record
 from pomerium_agent.authorize.respond import respond
 from pomerium_agent.authorize.rules import NO_RULES, RouteRules, Rules
 from pomerium_agent.authorize.serverless import ServerlessTokens
@@ -24,6 +27,7 @@ from pomerium_agent.errors import BearerRejected
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from pomerium_agent.runtime.clock import Clock, SystemClock
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.log import direct_output
 from pomerium_agent.sessions.access import AccessTracker
 from pomerium_agent.sessions.assertion import Assertions
 from pomerium_agent.sessions.bearer import BearerFormat, Bearers
@@ -39,12 +43,33 @@ class _Generation:
         self.rules = rules
         self.finder = Finder(rules, sessions, clock)
         self.memory = Memory(remembered)
+        self.carried = CarriedMemory(min(remembered, CARRIED))
         self.looks: dict[str, tuple[Look, ...] | None] = {}
+        self.ways: dict[str, Way] = {}  # by route id
+        self._removal_of = ("", b"")
 
     def looks_of(self, route: RouteRules) -> tuple[Look, ...] | None:
         if route.id not in self.looks:
             self.looks[route.id] = looks_of(route)
         return self.looks[route.id]
+
+    def remember(self, asked: "_Asked", route: RouteRules, looks: tuple[Look, ...], handle: Handle) -> None:
+        """Next time, the short way leads to the answer."""
+        self.ways[route.id] = Way(route, looks, self.finder.idp_of(route), may_remove(route))
+        self.carried.keep(asked.question, asked.presented, handle, self._removal(asked.question))
+
+    def let_pass(self, asked: "_Asked", answer: bytes) -> bytes:
+        """The answer, which also takes the session cookie off where that is easily done."""
+        if asked.route is None or asked.question.lines or not may_remove(asked.route):
+            return answer
+        return answer + self._removal(asked.question)
+
+    def _removal(self, question: Question) -> bytes:
+        """What takes the session cookie off; asked for twice where an answer is to be remembered."""
+        line = question.headers.get(COOKIE, "")
+        if line != self._removal_of[0]:
+            self._removal_of = line, removal(line, self.rules.cookie_name)
+        return self._removal_of[1]
 
 
 class _Asked(NamedTuple):
@@ -102,8 +127,12 @@ class Checker:
         Raises, or its awaitable does, when there is no answer: DecodeError, DatabrokerUnavailable (A-8),
         ProviderUnavailable. The server fails that call then.
         """
-        question = gather(CheckRequest.FromString(message))
+        request = CheckRequest.FromString(message)
         generation = self._current()
+        answer = self._again(request, generation)
+        if answer is not None:
+            return answer
+        question = gather(request)
         if question.internal:
             return self._internal(question, generation)
         route = generation.rules.routes.get(question.route_id)
@@ -137,6 +166,30 @@ class Checker:
             if found is not None:
                 return self._repeat(asked, found, now)
         return self._by_handle(asked, idp_id, slot)
+
+    def _again(self, request: CheckRequest, generation: _Generation) -> bytes | None:
+        """What is remembered, by the short way. What it depends on is looked at as on the long one."""
+        glance = Glance(request)
+        way = generation.ways.get(glance.route_id)
+        if way is None or not is_usual(glance):
+            return None
+        carried = generation.carried.find(glance)
+        if carried is None or not generation.finder.counts(carried.handle, way.idp_id):
+            return None
+        key = way.key(glance, carried, self._sessions.version_of(carried.handle.id))
+        if key is None:
+            return None
+        now = self._clock.now()
+        found = generation.memory.find(key, now.timestamp())
+        if found is None:
+            return None
+        output = direct_output()
+        if output is None or found.line is None:
+            return self._repeat(_Asked(gather(request), generation, way.route, carried.presented), found, now)
+        self._note(found.who, now)
+        if not output.silent:
+            output.info_line(EVENT, found.line.fields(glance))
+        return found.answer + carried.removal if way.removes_cookie else found.answer
 
     def _current(self) -> _Generation:
         rules = self._rules.value
@@ -193,14 +246,19 @@ class Checker:
         if handle is None and asked.presented.candidates:
             return None
         version = self._sessions.version_of(handle.id) if handle is not None else 0
+        if handle is not None:
+            asked.generation.remember(asked, asked.route, looks, handle)
         key = key_of(asked.route, looks, asked.question, handle, version)
         return _Slot(key, handle) if key is not None else None
 
     def _repeat(self, asked: _Asked, found: Remembered, now: datetime) -> bytes:
         case = Case(question=asked.question, route=asked.route, who=found.who, now=now)
-        self._note(found.who)
-        write_record(case, found.decision, asked.generation.rules.log_fields, found.removed_groups)
-        return found.answer
+        self._note(found.who, now)
+        fields = asked.generation.rules.log_fields
+        write_record(case, found.decision, fields, found.removed_groups)
+        if found.line is None:
+            found.line = line_of(case, found.decision, fields, found.removed_groups)
+        return asked.generation.let_pass(asked, found.answer)
 
     def _fresh(self, asked: _Asked, who: Who, slot: _Slot | None = None) -> bytes:
         """Decide, and tell everybody who has to know."""
@@ -208,7 +266,7 @@ class Checker:
         judged = judge(asked.route.client_trust if asked.route is not None else None, asked.question.chain, now)
         case = Case(question=asked.question, route=asked.route, who=who, certificate_valid=judged.valid, now=now)
         decision = decide(case)
-        self._note(who)
+        self._note(who, case.now)
         if not decision.allowed:
             return self._deny(case, decision, rules)
         admission = admit(case, rules, self._assertions_of(rules), self._serverless_token(case.route))
@@ -218,7 +276,7 @@ class Checker:
             asked.generation.memory.keep(
                 slot.key, Remembered(admission.answer, until, who, decision, admission.removed_groups)
             )
-        return admission.answer
+        return asked.generation.let_pass(asked, admission.answer)
 
     def _deny(self, case: Case, decision: Decision, rules: Rules) -> bytes:
         denial = denial_of(case, decision, rules, self._sign_in_url, self._loops)
@@ -226,9 +284,9 @@ class Checker:
         self.denials.add(case, decision)
         return respond(case, decision, denial, rules)
 
-    def _note(self, who: Who) -> None:
+    def _note(self, who: Who, now: datetime) -> None:
         if self._access is not None and who.tracked and who.resolved is not None:
-            self._access.note(who.resolved.session_id, service_account=who.resolved.service_account)
+            self._access.note(who.resolved.session_id, service_account=who.resolved.service_account, at=now)
 
     def _serverless_token(self, route: RouteRules | None) -> str:
         if route is None or not route.serverless_audience or self._serverless is None:

@@ -116,6 +116,23 @@ RESPONSE_HEADERS = b"\x88" + literal(b"content-type", b"application/grpc")
 OK_TRAILERS = literal(b"grpc-status", b"0")
 NO_TABLE = b"\x20"
 
+# An answer is a HEADERS frame, one DATA frame, and the trailers in another HEADERS frame.
+_HEAD = struct.Struct(f">5sL{len(RESPONSE_HEADERS)}sHBBBLBL")
+_HEAD_START = frame(Kind.HEADERS, END_HEADERS, 0, RESPONSE_HEADERS)[:5]
+_TAIL = struct.Struct(f">5sL{len(OK_TRAILERS)}s")
+_TAIL_START = frame(Kind.HEADERS, END_HEADERS | END_STREAM, 0, OK_TRAILERS)[:5]
+
+
+def answer_head(stream: int, message_bytes: int) -> bytes:
+    """All of an answer that stands before a message which fits into one frame."""
+    size = GRPC_HEAD + message_bytes
+    return _HEAD.pack(_HEAD_START, stream, RESPONSE_HEADERS, size >> 8, size & 0xFF, 0, 0, stream, 0, message_bytes)
+
+
+def answer_tail(stream: int) -> bytes:
+    """All of an answer that stands after the message."""
+    return _TAIL.pack(_TAIL_START, stream, OK_TRAILERS)
+
 
 def error_trailers(status: GrpcStatus, text: str) -> bytes:
     """What a call that failed is answered with; `text` is cut to what one length byte can say."""

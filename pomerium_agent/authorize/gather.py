@@ -59,6 +59,53 @@ class Question(NamedTuple):
         return hostname(self.host)
 
 
+class Glance:
+    """A question as far as every answer needs it; each name says what it says of a Question."""
+
+    __slots__ = (
+        "_attributes",
+        "_http",
+        "checksum",
+        "headers",
+        "host",
+        "internal",
+        "ip_text",
+        "method",
+        "query",
+        "raw_path",
+        "request_id",
+        "route_id",
+    )
+
+    def __init__(self, request: CheckRequest) -> None:
+        self._attributes = attributes = request.attributes
+        self._http = http = attributes.request.http
+        told = attributes.context_extensions.get
+        headers: Mapping[str, str] = http.headers
+        path, _, query = http.path.partition("?")
+        self.headers = headers
+        self.request_id: str = headers.get("x-request-id", "")
+        self.method: str = http.method
+        self.host: str = http.host
+        self.raw_path: str = path
+        self.query: str = query
+        self.ip_text: str = attributes.source.address.socket_address.address
+        self.route_id: str = told("route_id", "")
+        self.checksum: str = told("route_checksum", "")
+        self.internal: bool = told("internal", "") == "true"
+
+    @property
+    def scheme(self) -> str:
+        return self._http.scheme or "https"
+
+    @property
+    def chain(self) -> str:
+        return chain_of(self._attributes)
+
+
+Asked = Question | Glance
+
+
 def gather(request: CheckRequest) -> Question:
     """Read what one check is about."""
     attributes = request.attributes
@@ -75,7 +122,7 @@ def gather(request: CheckRequest) -> Question:
         path,
         query,
         attributes.source.address.socket_address.address,
-        _chain(attributes),
+        chain_of(attributes),
         extensions.get("route_id", ""),
         extensions.get("route_checksum", ""),
         extensions.get("internal", "") == "true",
@@ -101,7 +148,8 @@ def _headers(http: AttributeContext.HttpRequest) -> tuple[dict[str, str], tuple[
     return joined, lines
 
 
-def _chain(attributes: AttributeContext) -> str:
+def chain_of(attributes: AttributeContext) -> str:
+    """What Envoy passes on of the certificates of a client; empty when it presented none."""
     if not attributes.HasField("metadata_context"):
         return ""
     found = attributes.metadata_context.filter_metadata

@@ -12,7 +12,7 @@ Nothing here opens a socket or reads a clock.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pomerium_agent.authorize.frames import (
     ACK,
@@ -36,6 +36,8 @@ from pomerium_agent.authorize.frames import (
     Kind,
     Setting,
     Violation,
+    answer_head,
+    answer_tail,
     error_trailers,
     frame,
     go_away,
@@ -53,29 +55,29 @@ STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 1 << 24
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One request, complete."""
 
     stream: int
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(NamedTuple):
     """The client no longer waits for the answer to a call that was handed out."""
 
     stream: int
 
 
-@dataclass(slots=True)
 class _Stream:
-    id: int
-    window: int  # bytes that the peer lets us send
-    received: bytearray = field(default_factory=bytearray)
-    unreturned: int = 0  # bytes received whose window has not been given back
-    ended: bool = False  # the peer has said all it had to say
-    unsent: memoryview | None = None
+    __slots__ = ("ended", "id", "received", "unreturned", "unsent", "window")
+
+    def __init__(self, id: int, window: int) -> None:
+        self.id = id
+        self.window = window  # bytes that the peer lets us send
+        self.received: bytes | bytearray = b""
+        self.unreturned = 0  # bytes received whose window has not been given back
+        self.ended = False  # the peer has said all it had to say
+        self.unsent: memoryview | None = None
 
 
 class GrpcConnection:
@@ -88,8 +90,8 @@ class GrpcConnection:
         self.closed = False
         self._max_message = max_message_bytes
         self._max_streams = max_streams
-        self._in = bytearray()
-        self._out = bytearray()
+        self._in = b""  # the beginning of a frame
+        self._out: list[bytes] = []
         self._preface_seen = False
         self._settings_seen = False
         self._streams: dict[int, _Stream] = {}
@@ -102,20 +104,22 @@ class GrpcConnection:
         self._initial_window = DEFAULT_WINDOW
         self._frame_bytes = DEFAULT_FRAME_BYTES
         self._announce_no_table = False
-        self._handlers: dict[int, Callable[[int, int, bytes], Call | Cancelled | None]] = {
-            Kind.DATA: self._on_data,
-            Kind.HEADERS: self._on_headers,
-            Kind.PRIORITY: self._on_priority,
-            Kind.RST_STREAM: self._on_rst_stream,
-            Kind.SETTINGS: self._on_settings,
-            Kind.PUSH_PROMISE: self._on_push_promise,
-            Kind.PING: self._on_ping,
-            Kind.GOAWAY: self._on_go_away,
-            Kind.WINDOW_UPDATE: self._on_window_update,
-            Kind.CONTINUATION: self._on_continuation,
-        }
-        self._out += settings({Setting.MAX_CONCURRENT_STREAMS: max_streams, Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW})
-        self._out += window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW)
+        self._handlers: tuple[Callable[[int, int, bytes], Call | Cancelled | None], ...] = (  # by Kind
+            self._on_data,
+            self._on_headers,
+            self._on_priority,
+            self._on_rst_stream,
+            self._on_settings,
+            self._on_push_promise,
+            self._on_ping,
+            self._on_go_away,
+            self._on_window_update,
+            self._on_continuation,
+        )
+        self._say(
+            settings({Setting.MAX_CONCURRENT_STREAMS: max_streams, Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW}),
+            window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW),
+        )
 
     @property
     def idle(self) -> bool:
@@ -124,7 +128,7 @@ class GrpcConnection:
 
     def data_to_send(self) -> bytes:
         """Everything queued since the last time."""
-        data = bytes(self._out)
+        data = b"".join(self._out)
         self._out.clear()
         return data
 
@@ -133,9 +137,8 @@ class GrpcConnection:
         events: list[Call | Cancelled] = []
         if self.closed:
             return events
-        self._in += data
         try:
-            self._read(events)
+            self._read(self._in + data if self._in else data, events)
         except Violation as violation:
             self._close(violation.code, str(violation))
         return events
@@ -145,7 +148,14 @@ class GrpcConnection:
         found = self._streams.get(stream)
         if found is None:
             return
-        self._out += frame(Kind.HEADERS, END_HEADERS, stream, self._block(RESPONSE_HEADERS))
+        size = GRPC_HEAD + len(message)
+        if size <= found.window and size <= self._window and size <= self._frame_bytes and not self._announce_no_table:
+            # What the rest of this does, in one piece.
+            self._window -= size
+            self._out += (answer_head(stream, len(message)), message, answer_tail(stream))
+            del self._streams[stream]
+            return
+        self._say(frame(Kind.HEADERS, END_HEADERS, stream, self._block(RESPONSE_HEADERS)))
         found.unsent = memoryview(grpc_message(message))
         self._send(found)
 
@@ -155,14 +165,14 @@ class GrpcConnection:
         if found is None:
             return
         block = self._block(RESPONSE_HEADERS + error_trailers(status, text))
-        self._out += frame(Kind.HEADERS, END_HEADERS | END_STREAM, stream, block)
+        self._say(frame(Kind.HEADERS, END_HEADERS | END_STREAM, stream, block))
         if not found.ended:  # the rest of the request is not wanted (RFC 9113, 8.1)
-            self._out += rst_stream(stream, Code.NO_ERROR)
+            self._say(rst_stream(stream, Code.NO_ERROR))
 
     def shut_down(self) -> None:
         """Ask the peer to go elsewhere with new calls; those that it sends meanwhile are still served."""
         if not self.closed:
-            self._out += go_away(LARGEST_WINDOW, Code.NO_ERROR, "shutting down")
+            self._say(go_away(LARGEST_WINDOW, Code.NO_ERROR, "shutting down"))
 
     def finish(self) -> None:
         """Say which calls were taken, and take no more."""
@@ -171,10 +181,13 @@ class GrpcConnection:
 
     def _close(self, code: Code, text: str) -> None:
         self.closed = True
-        self._out += go_away(self._last_stream, code, text)
+        self._say(go_away(self._last_stream, code, text))
         self._streams.clear()
         self._blocked.clear()
-        self._in.clear()
+        self._in = b""
+
+    def _say(self, *frames: bytes) -> None:
+        self._out += frames
 
     def _block(self, block: bytes) -> bytes:
         """A header block; the first one after the peer shrank its HPACK table says that we use none (RFC 7541, 4.2)."""
@@ -185,30 +198,29 @@ class GrpcConnection:
 
     # What the peer sends.
 
-    def _read(self, events: list[Call | Cancelled]) -> None:
-        data, at = self._in, 0
+    def _read(self, data: bytes, events: list[Call | Cancelled]) -> None:
+        at, available = 0, len(data)
         if not self._preface_seen:
-            start = bytes(data[: len(PREFACE)])
+            start = data[: len(PREFACE)]
             if not PREFACE.startswith(start):
                 raise Violation(Code.PROTOCOL_ERROR, "this is not HTTP/2")
             if len(start) < len(PREFACE):
+                self._in = data
                 return
             self._preface_seen, at = True, len(PREFACE)
-        try:
-            while len(data) - at >= FRAME_HEAD:
-                high, low, kind, flags, stream = FRAME_FIELDS.unpack_from(data, at)
-                length = high << 8 | low
-                if length > DEFAULT_FRAME_BYTES:
-                    raise Violation(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-                payload_at, end = at + FRAME_HEAD, at + FRAME_HEAD + length
-                if len(data) < end:
-                    break
-                at = end
-                event = self._on_frame(kind, flags, stream & LARGEST_WINDOW, bytes(data[payload_at:end]))
-                if event is not None:
-                    events.append(event)
-        finally:
-            del data[:at]
+        while available - at >= FRAME_HEAD:
+            high, low, kind, flags, stream = FRAME_FIELDS.unpack_from(data, at)
+            length = high << 8 | low
+            if length > DEFAULT_FRAME_BYTES:
+                raise Violation(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+            end = at + FRAME_HEAD + length
+            if available < end:
+                break
+            event = self._on_frame(kind, flags, stream & LARGEST_WINDOW, data[at + FRAME_HEAD : end])
+            at = end
+            if event is not None:
+                events.append(event)
+        self._in = data[at:]
 
     def _on_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> Call | Cancelled | None:
         if not self._settings_seen:
@@ -217,38 +229,52 @@ class GrpcConnection:
             self._settings_seen = True
         if self._header_block_of and (kind != Kind.CONTINUATION or stream != self._header_block_of):
             raise Violation(Code.PROTOCOL_ERROR, "a header block was interrupted")
-        handler = self._handlers.get(kind)
-        return handler(flags, stream, payload) if handler else None  # unknown kinds are ignored (RFC 9113, 5.5)
+        if kind >= len(self._handlers):
+            return None  # unknown kinds are ignored (RFC 9113, 5.5)
+        return self._handlers[kind](flags, stream, payload)
 
     def _on_data(self, flags: int, stream: int, payload: bytes) -> Call | Cancelled | None:
         self._unreturned += len(payload)  # padding counts, and so do frames of streams that are gone
         if self._unreturned >= CONNECTION_WINDOW // 2:
-            self._out += window_update(0, self._unreturned)
+            self._say(window_update(0, self._unreturned))
             self._unreturned = 0
         body = unpadded(flags, payload)
-        found = self._find(stream)
+        found = self._streams.get(stream) or self._find(stream)
         if found is None:
             return None
         if found.ended:
             return self._reset(found, Code.STREAM_CLOSED)
+        size = len(body) - GRPC_HEAD
+        if (
+            flags & END_STREAM
+            and not found.received
+            and 0 <= size <= self._max_message
+            and int.from_bytes(body[:GRPC_HEAD], "big") == size  # not compressed, and no more and no less
+        ):  # a whole message in one frame, as nearly all are
+            found.ended = True
+            return Call(stream, body[GRPC_HEAD:])
         found.unreturned += len(payload)
-        found.received += body
+        if found.received:
+            found.received += body
+        else:
+            found.received = body if flags & END_STREAM else bytearray(body)
         if self._refused(found):
             return None
         if flags & END_STREAM:
             return self._complete(found)
         if found.unreturned >= STREAM_WINDOW // 2:
-            self._out += window_update(stream, found.unreturned)
+            self._say(window_update(stream, found.unreturned))
             found.unreturned = 0
         return None
 
     def _refused(self, stream: _Stream) -> bool:
         """Answer at once what no further byte can mend."""
-        if stream.received and stream.received[0]:
+        received = stream.received
+        if received and received[0]:
             self.fail(stream.id, GrpcStatus.UNIMPLEMENTED, "compressed messages are not supported")
             return True
-        announced = int.from_bytes(stream.received[1:GRPC_HEAD], "big") if len(stream.received) >= GRPC_HEAD else 0
-        if max(announced, len(stream.received) - GRPC_HEAD) > self._max_message:
+        announced = int.from_bytes(received[1:GRPC_HEAD], "big") if len(received) >= GRPC_HEAD else 0
+        if announced > self._max_message or len(received) - GRPC_HEAD > self._max_message:
             self.fail(stream.id, GrpcStatus.RESOURCE_EXHAUSTED, f"messages end at {self._max_message} bytes")
             return True
         return False
@@ -259,7 +285,7 @@ class GrpcConnection:
         if len(body) < GRPC_HEAD or int.from_bytes(body[1:GRPC_HEAD], "big") != len(body) - GRPC_HEAD:
             self.fail(stream.id, GrpcStatus.INTERNAL, "a call is exactly one whole message")
             return None
-        stream.received = bytearray()
+        stream.received = b""
         return Call(stream.id, bytes(body[GRPC_HEAD:]))
 
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> Call | Cancelled | None:
@@ -277,7 +303,7 @@ class GrpcConnection:
             return None  # trailers of a call that we have already refused
         self._last_stream = stream
         if len(self._streams) >= self._max_streams:
-            self._out += rst_stream(stream, Code.REFUSED_STREAM)
+            self._say(rst_stream(stream, Code.REFUSED_STREAM))
             return None
         found = self._streams[stream] = _Stream(stream, self._initial_window)
         return self._complete(found) if flags & END_STREAM else None
@@ -316,7 +342,7 @@ class GrpcConnection:
         _expect(len(payload) % 6 == 0, "SETTINGS")
         for at in range(0, len(payload), 6):
             self._set(int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big"))
-        self._out += frame(Kind.SETTINGS, ACK, 0)
+        self._say(frame(Kind.SETTINGS, ACK, 0))
         return None
 
     def _set(self, name: int, value: int) -> None:
@@ -344,7 +370,7 @@ class GrpcConnection:
             raise Violation(Code.PROTOCOL_ERROR, "PING on a stream")
         _expect(len(payload) == 8, "PING")
         if not flags & ACK:
-            self._out += frame(Kind.PING, ACK, 0, payload)
+            self._say(frame(Kind.PING, ACK, 0, payload))
 
     def _on_go_away(self, _flags: int, stream: int, payload: bytes) -> None:
         if stream:
@@ -379,7 +405,7 @@ class GrpcConnection:
         return found
 
     def _reset(self, stream: _Stream, code: Code) -> Cancelled | None:
-        self._out += rst_stream(stream.id, code)
+        self._say(rst_stream(stream.id, code))
         return self._drop(stream)
 
     def _drop(self, stream: _Stream) -> Cancelled | None:
@@ -405,11 +431,11 @@ class GrpcConnection:
                 stream.unsent = unsent
                 self._blocked[stream.id] = stream
                 return
-            self._out += frame(Kind.DATA, 0, stream.id, unsent[:size])
+            self._say(frame(Kind.DATA, 0, stream.id, unsent[:size]))
             self._window -= size
             stream.window -= size
             unsent = unsent[size:]
-        self._out += frame(Kind.HEADERS, END_HEADERS | END_STREAM, stream.id, self._block(OK_TRAILERS))
+        self._say(frame(Kind.HEADERS, END_HEADERS | END_STREAM, stream.id, self._block(OK_TRAILERS)))
         del self._streams[stream.id]
         self._blocked.pop(stream.id, None)
 

@@ -11,13 +11,15 @@ Only permissions are remembered. An answer depends on four things, and each of t
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from dataclasses import dataclass
+from operator import attrgetter
 
 from pomerium_agent.authorize.admit import AUTHORIZATION, REQUEST_HEADERS, carries_handle
 from pomerium_agent.authorize.certificate import identity_of
 from pomerium_agent.authorize.decide import Decision
 from pomerium_agent.authorize.forwarded import ASSERTION, ASSERTION_FOR
-from pomerium_agent.authorize.gather import Question
+from pomerium_agent.authorize.gather import Asked
+from pomerium_agent.authorize.record import Line
 from pomerium_agent.authorize.rules import RouteRules
 from pomerium_agent.authorize.who import Who
 from pomerium_agent.config.templates import Reference
@@ -28,20 +30,21 @@ REMEMBERED = 16_384
 PREFLIGHT = ("origin", "access-control-request-method")  # what PPL looks at among headers (P-18)
 IGNORED = frozenset({"identity", "device", "ssh", "mcp"})  # in the session's version, or not of HTTP requests
 
-Look = Callable[[Question], Hashable]
+Look = Callable[[Asked], Hashable]
 
 LOOKS: dict[str, Look] = {
-    "method": lambda question: question.method,
-    "path": lambda question: question.raw_path,
-    "raw_path": lambda question: question.raw_path,
-    "query": lambda question: question.query,
-    "ip": lambda question: question.ip_text,
-    "certificate": lambda question: identity_of(question.chain),
-    "host": lambda question: question.scheme,  # the host itself is in every key
+    "method": attrgetter("method"),
+    "path": attrgetter("raw_path"),
+    "raw_path": attrgetter("raw_path"),
+    "query": attrgetter("query"),
+    "ip": attrgetter("ip_text"),
+    "certificate": lambda asked: identity_of(asked.chain),
+    "host": attrgetter("scheme"),  # the host itself is in every key
 }
 
 
-class Remembered(NamedTuple):
+@dataclass(slots=True)
+class Remembered:
     """One answer, with what the log has to say of it."""
 
     answer: bytes
@@ -49,6 +52,7 @@ class Remembered(NamedTuple):
     who: Who
     decision: Decision
     removed_groups: int
+    line: Line | None = None  # made when it is needed for the first time
 
 
 class Memory:
@@ -94,10 +98,11 @@ def looks_of(route: RouteRules) -> tuple[Look, ...] | None:
 
 
 def key_of(
-    route: RouteRules, looks: tuple[Look, ...], question: Question, handle: Handle | None, version: int
+    route: RouteRules, looks: tuple[Look, ...], question: Asked, handle: Handle | None, version: int
 ) -> Hashable:
     """Under which key the answer to this question is; None when it is not to be remembered."""
     headers = question.headers
+    authorization = headers.get(AUTHORIZATION, "")
     if ASSERTION in headers or ASSERTION_FOR in headers:
         return None
     return (
@@ -106,7 +111,7 @@ def key_of(
         handle.issued_at if handle is not None else None,
         version,
         question.host,
-        carries_handle(headers.get(AUTHORIZATION, "")),
+        carries_handle(authorization) if authorization else False,
         *[look(question) for look in looks],
     )
 

@@ -11,7 +11,6 @@ from pomerium_agent.look.shell import Action, actions, foot, single
 from pomerium_agent.policy import Trace
 
 TEXTS = {
-    302: "This page needs you to be signed in. You are being taken to the sign-in page.",
     400: "The request carries two different proofs of who sent it, so nobody can tell which of them counts.",
     401: "This page needs you to be signed in.",
     403: "You are not allowed to open this page.",
@@ -67,6 +66,12 @@ class Page:
     branding: Branding = PLAIN
 
 
+def on_the_way(location: str) -> str:
+    """For those few who are shown a redirect; everybody else is on their way already, so it is short."""
+    link = tag("p", "Please ", tag("a", "sign in", href=location), ".")
+    return f'<!DOCTYPE html>\n<html lang="en">\n<title>Signing in</title>\n{link}\n</html>\n'
+
+
 def render_page(page: Page) -> str:
     """The page as HTML. Nothing in it can be written by the visitor; it loads nothing but a chosen logo (A-17)."""
     before, after = _frame(page.status, page.title, page.branding)
@@ -81,7 +86,7 @@ def _frame(status: int, title: str, branding: Branding) -> tuple[str, str]:
         f"{status} {title}",
         tag("p", str(status), class_="status"),
         tag("h1", title),
-        _markdown(branding.first_paragraph if status != 302 else ""),
+        _markdown(branding.first_paragraph),
         tag("p", TEXTS.get(status, "This request cannot be served.")),
         tag("p", HINTS[status], class_="soft") if status in HINTS else NOTHING,
         _GAP,

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quote  # as `encode` writes texts
+from operator import attrgetter
 from typing import Any
 
 from pomerium_agent.authorize.decide import Case, Decision
-from pomerium_agent.authorize.gather import Question
-from pomerium_agent.runtime.log import log_info
+from pomerium_agent.authorize.gather import Asked, Question
+from pomerium_agent.runtime.log import encode, log_info
 from pomerium_agent.sessions.claims import thaw
 
 REDACTED = "[redacted]"
@@ -23,12 +25,43 @@ SECRET_HEADERS = frozenset(
 )
 SECRET_PARAMETERS = "pomerium_"  # noqa: S105  # how their names begin
 HEADERS = "headers"
+EVENT = "authorize check"
 
 Field = Callable[[Case, int], object]  # None: the field is left out
 
 
 def write_record(case: Case, decision: Decision, fields: tuple[str, ...], removed_groups: int = 0) -> None:
     """Tell of one decision."""
+    log_info(EVENT, _event(case, decision, fields, removed_groups))
+
+
+class Line:
+    """How the log tells of one remembered answer: what stays the same each time is written down once."""
+
+    __slots__ = ("_readers", "_text")
+
+    def __init__(self, event: Mapping[str, object]) -> None:
+        self._readers = tuple([ASKED[name] for name in event if name in ASKED])
+        parts = (f"{quote(name)}: {'%s' if name in ASKED else _constant(value)}" for name, value in event.items())
+        self._text = ", ".join(parts)
+
+    def fields(self, question: Asked) -> str:
+        """The fields, as JSON without the braces."""
+        return self._text % tuple([quote(read(question)) for read in self._readers])
+
+
+def line_of(case: Case, decision: Decision, fields: tuple[str, ...], removed_groups: int) -> Line | None:
+    """How to tell of a decision each time it is the answer; None when that depends on which headers there are."""
+    if any(name.startswith(HEADERS) for name in fields):
+        return None
+    return Line(_event(case, decision, fields, removed_groups))
+
+
+def _constant(value: object) -> str:
+    return encode(value).replace("%", "%%")
+
+
+def _event(case: Case, decision: Decision, fields: tuple[str, ...], removed_groups: int) -> dict[str, Any]:
     event: dict[str, Any] = {}
     headers: dict[str, str] = {}
     for name, read in _readers(fields):
@@ -46,7 +79,7 @@ def write_record(case: Case, decision: Decision, fields: tuple[str, ...], remove
     event["allow-why-true" if allow.value else "allow-why-false"] = sorted(allow.reasons)
     event["deny"] = deny.value
     event["deny-why-true" if deny.value else "deny-why-false"] = sorted(deny.reasons)
-    log_info("authorize check", event)
+    return event
 
 
 @lru_cache(maxsize=16)
@@ -109,19 +142,30 @@ def _impersonated(name: str) -> Field:
     return read
 
 
+def _asked(read: Callable[[Asked], str]) -> Field:
+    return lambda case, _: read(case.question)
+
+
 def _claims(case: Case, _removed: int) -> object:
     resolved = case.who.resolved
     return thaw(resolved.session_claims) if resolved is not None and resolved.session_claims else None
 
 
+# What the request says itself, and may say otherwise the next time.
+ASKED: Mapping[str, Callable[[Asked], str]] = {
+    "request-id": attrgetter("request_id"),
+    "check-request-id": attrgetter("request_id"),
+    "method": attrgetter("method"),
+    "path": attrgetter("raw_path"),
+    "host": attrgetter("host"),
+    "ip": attrgetter("ip_text"),
+    "query": lambda question: redacted_query(question.query),
+    "envoy-route-id": attrgetter("route_id"),
+    "envoy-route-checksum": attrgetter("checksum"),
+}
+# What follows from everything that the answer depends on.
 FIELDS: Mapping[str, Field] = {
-    "request-id": lambda case, _: case.question.request_id,
-    "check-request-id": lambda case, _: case.question.request_id,
-    "method": lambda case, _: case.question.method,
-    "path": lambda case, _: case.question.raw_path,
-    "host": lambda case, _: case.question.host,
-    "ip": lambda case, _: case.question.ip_text,
-    "query": lambda case, _: redacted_query(case.question.query),
+    **{name: _asked(read) for name, read in ASKED.items()},
     "session-id": _session_id,
     "service-account-id": _service_account_id,
     "user": _actor("actor_user_id"),
@@ -130,8 +174,6 @@ FIELDS: Mapping[str, Field] = {
     "impersonate-user-id": _impersonated("user_id"),
     "impersonate-email": _impersonated("email"),
     "removed-groups-count": lambda _, removed: removed or None,
-    "envoy-route-id": lambda case, _: case.question.route_id,
-    "envoy-route-checksum": lambda case, _: case.question.checksum,
     "route-id": lambda case, _: case.route.id if case.route is not None else "",
     "route-checksum": lambda case, _: case.route.checksum if case.route is not None else 0,
     "cluster-stat-name": lambda case, _: case.route.stat_name if case.route is not None else None,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pomerium_agent.authorize.accept import prefers_json
 from pomerium_agent.authorize.decide import CERTIFICATE_TEXT, Case, Decision
 from pomerium_agent.authorize.login import Denial, is_form, is_grpc, is_grpc_web
-from pomerium_agent.authorize.page import Page, render_page
+from pomerium_agent.authorize.page import Page, on_the_way, render_page
 from pomerium_agent.authorize.rules import Rules
 from pomerium_agent.look import Cause, login_loop, render_message
 from pomerium_agent.pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
@@ -94,6 +94,8 @@ def _kubernetes(denial: Denial) -> str:
 
 def _page(case: Case, decision: Decision, denial: Denial, rules: Rules) -> str:
     """Reasons stay inside, unless the route wants its visitors to know them (A-17)."""
+    if denial.location:
+        return on_the_way(denial.location)
     if denial.causes:
         found = [Cause(*cause.value) for cause in denial.causes]
         return render_message(

@@ -4,14 +4,15 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import cast
 
 import structlog
 
 from pomerium_agent.authorize.frames import GrpcStatus
-from pomerium_agent.authorize.h2 import Call, Cancelled, GrpcConnection
+from pomerium_agent.authorize.h2 import Call, GrpcConnection
+from pomerium_agent.runtime.log import together
 
 log = structlog.get_logger(__name__)
 
@@ -119,11 +120,12 @@ class _Peer(asyncio.Protocol):
         self._room.leave(self)
 
     def data_received(self, data: bytes) -> None:
-        for event in self._connection.receive(data):
-            if isinstance(event, Cancelled):
-                self._forget(event.stream)
-            else:
-                self._take(event)
+        with together():  # the lines of these checks are in the log before their answers are given
+            for event in self._connection.receive(data):
+                if isinstance(event, Call):
+                    self._take(event)
+                else:
+                    self._forget(event.stream)
         self._flush()
 
     def pause_writing(self) -> None:
@@ -149,29 +151,28 @@ class _Peer(asyncio.Protocol):
             self._transport.abort()
 
     def _take(self, call: Call) -> None:
-        with self._failing_alone(call):
+        try:
             answer = self._check(call.message)
             if isinstance(answer, bytes):
                 self._connection.answer(call.stream, answer)
             else:
                 self._waiting[call.stream] = self._tasks.create_task(self._answer_later(call, answer))
+        except Exception:  # noqa: BLE001  # the edge of one check, and it is told of
+            self._fail(call)
 
     async def _answer_later(self, call: Call, answer: Awaitable[bytes]) -> None:
         try:
-            with self._failing_alone(call):
-                self._connection.answer(call.stream, await answer)
+            self._connection.answer(call.stream, await answer)
+        except Exception:  # noqa: BLE001  # the edge of one check, and it is told of
+            self._fail(call)
         finally:
             self._waiting.pop(call.stream, None)
         self._flush()
 
-    @contextmanager
-    def _failing_alone(self, call: Call) -> Iterator[None]:
-        """An error in one check fails that call, closed, and leaves the calls of other visitors alone."""
-        try:
-            yield
-        except Exception:  # the edge of one check: whatever is wrong in it fails this call, and Envoy answers 503 (A-2)
-            log.exception("check failed")
-            self._connection.fail(call.stream, GrpcStatus.INTERNAL, "the check failed; the agent's log says why")
+    def _fail(self, call: Call) -> None:
+        """Whatever is wrong in one check fails that call, closed, and no other; Envoy answers 503 (A-2)."""
+        log.exception("check failed")
+        self._connection.fail(call.stream, GrpcStatus.INTERNAL, "the check failed; the agent's log says why")
 
     def _forget(self, stream: int) -> None:
         task = self._waiting.pop(stream, None)

@@ -44,17 +44,22 @@ class Finder:
     def idp_id(self, question: Question, route: RouteRules | None) -> str:
         """The identity provider whose sessions count here (A-6)."""
         if route is not None:
-            return route.idp_id or self._rules.default_idp_id
+            return self.idp_of(route)
         return self._rules.idp_of_host.get(question.hostname, self._rules.default_idp_id)
+
+    def idp_of(self, route: RouteRules) -> str:
+        return route.idp_id or self._rules.default_idp_id
 
     def first(self, presented: Presented, idp_id: str) -> Handle | None:
         """The handle that is tried first, if it is one and nothing need be waited for."""
         if not presented.candidates:
             return None
         handle = self._reader.read(presented.candidates[0].token)
-        if handle is None or (handle.idp_id and handle.idp_id != idp_id) or not self._sessions.is_ready_for(handle):
-            return None
-        return handle
+        return handle if handle is not None and self.counts(handle, idp_id) else None
+
+    def counts(self, handle: Handle, idp_id: str) -> bool:
+        """Whether a handle is for sessions of that provider, and nothing need be waited for."""
+        return (not handle.idp_id or handle.idp_id == idp_id) and self._sessions.is_ready_for(handle)
 
     def find(self, presented: Presented, idp_id: str, waited: frozenset[str] = frozenset()) -> Who | Handle:
         """Who is signed in; or a handle whose records have to be waited for first (A-5 to A-8, W3).

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pomerium_agent.cli import agent, console, demo, explain, run, status, validate, version
+from pomerium_agent.cli import agent, console, demo, explain, run, sessions, status, validate, version
 
 app = typer.Typer(
     name="pomerium-agent",
@@ -20,6 +20,7 @@ app.command("explain")(explain.explain)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
+app.add_typer(sessions.sessions_app, name="sessions")
 app.add_typer(console.console_app, name="console")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -16,6 +17,8 @@ from pomerium_agent.demo.processes import READY_SECONDS, Running, base_environme
 from pomerium_agent.errors import SettingsError
 
 POLL_SECONDS = 0.05
+FREE_PORTS = (20_000, 32_000)
+PORT_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +72,19 @@ async def ask(control_socket: Path, path: str) -> Mapping[str, object]:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody listens on right now.
+
+    Below those that connections take by themselves, which would have it before whoever asked for it.
+    """
+    ports = random.SystemRandom().sample(range(*FREE_PORTS), PORT_TRIES)
+    for port in ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise SettingsError(f"no free port was found between {FREE_PORTS[0]} and {FREE_PORTS[1]}")
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
 """The HTTP filters every request passes, in their order (routes 8.1).
 
-arrive → cookies → impersonation → certificate → ext_authz → groups → leave → rewrite → router. Nothing here is more
-than a stock Envoy has (R-19): the filters that Pomerium's own build adds are left out. A public route switches
-ext_authz off for itself, so it needs the agent for nothing.
+arrive → arrive_json → cookies → impersonation → certificate → ext_authz → groups → leave → rewrite → router. Nothing
+here is more than a stock Envoy has (R-19): the filters that Pomerium's own build adds are left out. A public route
+switches ext_authz off for itself, so it needs the agent for nothing.
 
 The scripts run only for requests that give them something to do: they are skipped by what the headers say, or sleep
 except on routes that wake them. The condition must be true whenever the script would do anything, so each script does
@@ -19,7 +19,8 @@ from pomerium_agent.config.snapshot import Settings
 from pomerium_agent.envoyconfig.agent_clusters import AUTHORIZE_CLUSTER
 from pomerium_agent.envoyconfig.client_certificates import CERTIFICATE_NAMESPACE, Asking
 from pomerium_agent.envoyconfig.headers import REPROXY_HEADERS
-from pomerium_agent.envoyconfig.route import EXT_AUTHZ, GROUPS, IMPERSONATION, REWRITE, ROUTING_KEY
+from pomerium_agent.envoyconfig.local_replies import REPLY_TYPE
+from pomerium_agent.envoyconfig.route import EXT_AUTHZ, GROUPS, IMPERSONATION, LUA_METADATA, REWRITE, ROUTING_KEY
 from pomerium_agent.envoyconfig.skip import (
     Predicate,
     begins,
@@ -38,6 +39,7 @@ from pomerium_agent.pb.envoy.config.core.v3 import config_source_pb2, extension_
 from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from pomerium_agent.pb.envoy.extensions.filters.http.lua.v3 import lua_pb2
 from pomerium_agent.pb.envoy.extensions.filters.http.router.v3 import router_pb2
+from pomerium_agent.pb.envoy.extensions.filters.http.set_metadata.v3 import set_metadata_pb2
 from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.v3 import (
     http_connection_manager_pb2 as hcm_pb2,
 )
@@ -47,6 +49,7 @@ from pomerium_agent.pb.envoy.type.v3 import http_status_pb2
 
 # Lua reads a route's metadata under the filter's own name, then under envoy.filters.http.lua.
 ARRIVE = "pomerium.arrive"
+ARRIVE_JSON = "pomerium.arrive_json"
 COOKIES = "pomerium.cookies"
 LEAVE = "pomerium.leave"
 CERTIFICATE = "pomerium.certificate"
@@ -54,6 +57,10 @@ CERTIFICATE = "pomerium.certificate"
 IMPERSONATE_GROUPS = "x-pomerium-impersonate-groups"
 # What arrive would find to be HTML, which is what it writes down nothing for: no Accept, or HTML or anything first.
 _HTML_FIRST = r"(text/html|\*/\*)(,.*)?"
+# Only these make arrive find anything else.
+_OTHER_KINDS = r"(?i).*(application/(json|\*)|text/(plain|\*)).*"
+# What arrive would find to be JSON: that first, and nothing that says how much it is wanted.
+_JSON_FIRST = r"(?i)application/(json|\*)\s*(,[^;]*)?"
 # What is in every Authorization header that leave would take off.
 _OURS = "Pomerium"
 _WITHOUT_TIMEOUT = timedelta(seconds=30)  # what Pomerium makes of a timeout of zero
@@ -63,7 +70,8 @@ def build_filters(settings: Settings, asked: Asking = Asking.NOT) -> list[hcm_pb
     """The chain of the main listener; what client certificates need is there only where visitors are asked for one."""
     certificate = asked is not Asking.NOT
     return [
-        _filter(ARRIVE, unless(_wants_html(), ARRIVE, _build_lua("arrive.lua"))),
+        _filter(ARRIVE, unless(either(_wants_html(), _wants_json()), ARRIVE, _build_lua("arrive.lua"))),
+        _filter(ARRIVE_JSON, unless(not_(_wants_json()), ARRIVE_JSON, _build_note("json"))),
         _filter(COOKIES, unless(not_(_several_cookies()), COOKIES, _build_lua("cookies.lua"))),
         _sleeping(IMPERSONATION, _build_lua("impersonation.lua")),
         *([_filter(CERTIFICATE, _build_lua("certificate.lua"))] if certificate else []),
@@ -77,8 +85,17 @@ def build_filters(settings: Settings, asked: Asking = Asking.NOT) -> list[hcm_pb
 
 def _wants_html() -> Predicate:
     """Errors may be shown as HTML; true only where arrive.lua would say so too, if not everywhere it would."""
-    grpc = header("content-type", begins("application/grpc"))
-    return both(not_(grpc), either(not_(present("accept")), header("accept", fits(_HTML_FIRST))))
+    first = header("accept", fits(_HTML_FIRST))
+    return both(not_(_is_grpc()), either(not_(present("accept")), first, not_(header("accept", fits(_OTHER_KINDS)))))
+
+
+def _wants_json() -> Predicate:
+    """Errors are wanted as JSON; true only where arrive.lua would say so too. A filter in C++ writes it down then."""
+    return both(header("accept", fits(_JSON_FIRST)), not_(_is_grpc()))
+
+
+def _is_grpc() -> Predicate:
+    return header("content-type", begins("application/grpc"))
 
 
 def _several_cookies() -> Predicate:
@@ -158,6 +175,13 @@ def _sleeping(name: str, config: Message) -> hcm_pb2.HttpFilter:
 def _build_lua(script: str) -> lua_pb2.Lua:
     # Nothing these scripts touch decides which route a request takes.
     return lua_pb2.Lua(default_source_code=text(_script(script)), clear_route_cache={"value": False})
+
+
+def _build_note(kind: str) -> set_metadata_pb2.Config:
+    """What arrive.lua writes down of a request that wants to read this kind of answer."""
+    note = set_metadata_pb2.Metadata(metadata_namespace=LUA_METADATA, allow_overwrite=True)
+    note.value[REPLY_TYPE] = kind
+    return set_metadata_pb2.Config(metadata=[note])
 
 
 @cache

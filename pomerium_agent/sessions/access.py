@@ -1,4 +1,4 @@
-"""When sessions were last used: noted without waiting, written in batches (authorize 21, A-31)."""
+"""When sessions were last used: noted without waiting, written in batches (authorize 21, A-31; authenticate N-39)."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -38,11 +38,11 @@ class AccessTracker:
     def __len__(self) -> int:
         return len(self._noted)
 
-    def note(self, session_id: str, *, service_account: bool = False) -> None:
-        """Somebody used this session just now. Never waits, never fails."""
+    def note(self, session_id: str, *, service_account: bool = False, at: datetime | None = None) -> None:
+        """Somebody used this session at that time, or just now. Never waits, never fails."""
         key = (SERVICE_ACCOUNT if service_account else SESSION, session_id)
         if key in self._noted or len(self._noted) < self._capacity:
-            self._noted[key] = self._clock.now()
+            self._noted[key] = self._clock.now() if at is None else at
         else:
             self.dropped += 1
 

@@ -94,7 +94,7 @@ def claim_headers(payload: Mapping[str, Any], headers: Mapping[str, str]) -> dic
 
 def one_line(value: str) -> str:
     """The text without the characters that would end a header."""
-    return value.translate(_LINE_ENDS)
+    return value if value.isprintable() else value.translate(_LINE_ENDS)
 
 
 _LINE_ENDS = {ord("\r"): " ", ord("\n"): " ", 0: " "}

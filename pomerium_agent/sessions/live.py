@@ -1,9 +1,10 @@
 """Who is signed in, as this replica knows it: a live copy of the records about people, fed by the change log."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -100,6 +101,11 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._sessions.rows)
+
+    @property
+    def all(self) -> Mapping[str, SessionEntry]:
+        """Every session by its id; not to be kept over an await, since it goes on changing."""
+        return MappingProxyType(self._sessions.rows)
 
     def session(self, id: str) -> SessionEntry | None:
         return self._sessions.rows.get(id)

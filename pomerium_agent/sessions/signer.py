@@ -18,6 +18,8 @@ DERIVED_BYTES = 40
 # The order of the group of P-256, minus one; d lies in 1…N-1.
 _N_MINUS_ONE = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551 - 1
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -46,7 +48,7 @@ class Signer:
 
     def sign(self, payload: Mapping[str, Any]) -> str:
         """The payload as a signed compact JWT."""
-        signed = f"{self._header}.{_encode(json.dumps(payload, separators=(',', ':')).encode())}"
+        signed = f"{self._header}.{_encode(_to_json(payload).encode())}"
         return f"{signed}.{_encode(self._signature(signed.encode()))}"
 
     def _signature(self, signed: bytes) -> bytes:

@@ -208,3 +208,25 @@ async def test_a_session_in_the_second_of_two_cookie_lines_is_found() -> None:
 
     assert answer.startswith("HTTP/1.1 200")
     assert '"cookie": "theme=dark; a=b"' in answer
+
+
+# What may stand between two separators of a cookie header; SECRET is a session that counts.
+PIECES = ("_pomerium=SECRET", "a=1", " a=1", "", " ", "_pomerium", "_pomerium_csrf=x", "x_pomerium=y", '"q=_pomerium="')
+ODD = ("\t_pomerium =SECRET", "b=\u00fc", "c=1, _pomerium=SECRET", "_pomerium x=SECRET", "_pomerium==")
+
+
+async def test_the_answer_takes_the_cookie_off_as_the_script_does() -> None:
+    """Authorize 24: on a public route nothing but the script does it."""
+    token = bearer("robot")
+    secret = token.removeprefix("Bearer Pomerium-")
+    pairs = [f"{one};{two}" for one in (*PIECES, *ODD) for two in (*PIECES, *ODD)]
+    lines = [line.replace("SECRET", secret) for line in (*PIECES, *ODD, *pairs, "a=1;; _pomerium=SECRET ; b=2; c")]
+    public = route("public", allow_public_unauthenticated_access=True)
+    async with open_gate(PRIVATE, public, records=[account("robot", "ci")]) as gate:
+        for line in lines:
+            by_script = await gate.get("public.test", cookie=line, authorization=token)
+            for _ in range(3):  # anew, from memory, and by the short way
+                by_answer = await gate.get("private.test", cookie=line, authorization=token)
+                assert by_answer.status == 200, line
+                assert by_answer.seen.get("cookie") == by_script.seen.get("cookie"), line
+            assert secret not in str(by_script.seen)

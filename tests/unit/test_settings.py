@@ -199,3 +199,16 @@ def test_a_misspelt_address_is_refused_and_opens_no_other(name: str, address: st
 @pytest.mark.parametrize("address", [":8443", "127.0.0.1:8443", "[::1]:8443", "0.0.0.0:0"])
 def test_an_address_of_this_machine_is_taken(address: str) -> None:
     assert read_settings(TOKEN | {"ADDRESS": address}).local.address == address
+
+
+@pytest.mark.parametrize(("text", "answer"), [("", False), ("false", False), ("true", True), ("TRUE", True)])
+def test_tokens_are_verified_for_strangers_only_where_that_is_said(text: str, answer: bool) -> None:
+    """N-48."""
+    settings = read_settings(TOKEN | {"POMERIUM_AGENT_MIXED_CLUSTER": text})
+
+    assert settings.local.mixed_cluster is answer
+
+
+def test_neither_yes_nor_no_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"POMERIUM_AGENT_MIXED_CLUSTER: 'perhaps' is neither"):
+        read_settings(TOKEN | {"POMERIUM_AGENT_MIXED_CLUSTER": "perhaps"})

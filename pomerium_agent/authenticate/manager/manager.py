@@ -48,7 +48,7 @@ class Manager:
         self._standing = Standing(health)
         self._sessions: dict[str, Tracked] = {}
         self._by_user = ByUser()
-        self._schedule = Schedule()
+        self.schedule = Schedule()
         self._busy: set[Due] = set()
         self._cursors: dict[str, Cursor] = {}
 
@@ -56,9 +56,9 @@ class Manager:
         return len(self._sessions)
 
     @property
-    def schedule(self) -> Schedule:
-        """What is due when."""
-        return self._schedule
+    def busy(self) -> int:
+        """How many things are being done, or wait for their turn."""
+        return len(self._busy)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -71,10 +71,10 @@ class Manager:
                 group.create_task(supervise(name, follower, clock=self._clock, backoff=Backoff(cap=5.0)))
             group.create_task(self._follow_site())
             while True:
-                for number, due in enumerate(self._schedule.take(self._now()), 1):
+                for number, due in enumerate(self.schedule.take(self._now()), 1):
                     self._begin(due, lanes)
                     await _turn(number)
-                await self._schedule.wait(self._clock)
+                await self.schedule.wait(self._clock)
 
     # --- what there is -------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class Manager:
         if tracked is not None:
             self._start_over(tracked)
             self._not_of_user(tracked.facts.user_id, id)
-            self._schedule.set(Due(SESSIONS, id), None)
+            self.schedule.set(Due(SESSIONS, id), None)
 
     def _start_over(self, tracked: Tracked) -> None:
         tracked.start_over()
@@ -163,7 +163,7 @@ class Manager:
 
     def _not_of_user(self, user_id: str, id: str) -> None:
         if self._by_user.remove(user_id, id):
-            self._schedule.set(Due(USERS, user_id), None)
+            self.schedule.set(Due(USERS, user_id), None)
 
     # --- when ----------------------------------------------------------------------------------
 
@@ -171,12 +171,12 @@ class Manager:
         """Plan the next look; one that is under way plans it when it is done."""
         due = Due(SESSIONS, tracked.id)
         if due not in self._busy:
-            self._schedule.set(due, tracked.next_look(self._site.value))
+            self.schedule.set(due, tracked.next_look(self._site.value))
 
     def _arm_user(self, user_id: str, *, first: bool = False) -> None:
         """Those that are seen first together, as all are when this replica takes over, are spread over the interval."""
         share = self._random.random() * (1.0 if first else USERINFO_SPREAD)
-        self._schedule.set(Due(USERS, user_id), self._now() + USERINFO_INTERVAL * (1 - share))
+        self.schedule.set(Due(USERS, user_id), self._now() + USERINFO_INTERVAL * (1 - share))
 
     def _now(self) -> float:
         return self._clock.now().timestamp()

@@ -1,18 +1,17 @@
 """Between records and providers: what a provider is asked with, and what its answer makes of a record. Pure."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-
-from google.protobuf.struct_pb2 import ListValue
 
 from pomerium_agent.idp.identity import Claims, Identity, Token
 from pomerium_agent.idp.signed import read_unverified
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.sessions.claims import flatten
+from pomerium_agent.sessions.writing import set_claims, time_or_year_one
 from pomerium_agent.settings import Secret
 
-YEAR_1 = -62_135_596_800  # how "does not expire" is written (authenticate 3.10)
 NOT_MERGED = frozenset({"iss", "sub", "exp", "iat"})  # authenticate 7.3
 SESSION_FIELDS = ("oauth_token", "id_token", "claims")
 USER_FIELDS = ("name", "email", "claims")
@@ -55,10 +54,7 @@ def renewed(session: session_pb2.Session, identity: Identity, *, with_id_token: 
     token, oauth = identity.token, fresh.oauth_token
     oauth.access_token, oauth.token_type = str(token.access_token), token.token_type
     oauth.refresh_token = str(token.refresh_token)
-    if token.expires_at is None:
-        oauth.expires_at.seconds, oauth.expires_at.nanos = YEAR_1, 0
-    else:
-        oauth.expires_at.FromDatetime(token.expires_at)
+    oauth.expires_at.CopyFrom(time_or_year_one(token.expires_at))
     if identity.id_token:
         _put_id_token(fresh.id_token, identity)
     elif with_id_token and fresh.HasField("id_token"):
@@ -90,17 +86,8 @@ def _put_id_token(into: session_pb2.IDToken, identity: Identity) -> None:
 
 
 def _merge(into: Any, claims: Mapping[str, Any]) -> None:
-    """Claims over those that are there, key by key; what no record can hold is left out."""
+    """Claims over those that are there; what no record can hold is left out, since the tokens must be kept."""
     for key, values in flatten(claims).items():
-        listed = None if key in NOT_MERGED else _listed(values)
-        if listed is not None:
-            into[key].CopyFrom(listed)
-
-
-def _listed(values: tuple[Any, ...]) -> ListValue | None:
-    listed = ListValue()
-    try:
-        listed.extend(list(values))
-    except (ValueError, OverflowError, TypeError, RecursionError):
-        return None
-    return listed
+        if key not in NOT_MERGED:
+            with suppress(ValueError):
+                set_claims(into, {key: values})

@@ -1,7 +1,9 @@
 """Who runs the identity manager: one replica at a time, by a lease."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import NoReturn
 
 from pomerium_agent.authenticate.manager.manager import Manager
 from pomerium_agent.authenticate.manager.work import Work
@@ -19,12 +21,13 @@ LEASE = "identity_manager"
 LEASE_TTL = timedelta(seconds=30)  # asked for, and renewed, at half of it: another takes over within 45 s (N-34)
 
 
+@asynccontextmanager
 async def run_identity_manager(
     *, backend: Backend, site: Latest[Site], providers: Providers, clock: Clock, health: Health
-) -> NoReturn:
-    """Refresh and end sessions whenever this replica has the lease, until cancelled.
+) -> AsyncIterator[None]:
+    """Refresh and end sessions whenever this replica has the lease, while the block runs.
 
-    It may be started before there is a configuration: nothing is refreshed until `site` names providers.
+    It may be entered before there is a configuration: nothing is refreshed until `site` names providers.
     """
 
     async def leased() -> None:
@@ -38,4 +41,9 @@ async def run_identity_manager(
         await hold_lease(backend, LEASE, LEASE_TTL, leased, clock)
 
     health.running(Check.IDENTITY_MANAGER, role="standby")
-    await supervise("identity manager", hold, clock=clock, backoff=Backoff(cap=10.0))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(supervise("identity manager", hold, clock=clock, backoff=Backoff(cap=10.0)))
+        try:
+            yield
+        finally:
+            task.cancel()

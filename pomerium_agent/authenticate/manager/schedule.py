@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.waiting import first_of
 
+SHORTEST_SLEEP = 0.01  # seconds; clocks are less exact than numbers
 LONGEST_SLEEP = 60.0  # seconds; the time of day may be set meanwhile
 SLACK = 64  # stale entries that are always tolerated
 
@@ -72,4 +73,4 @@ class Schedule:
         if self._heap:
             left = min(left, self._heap[0][0] - clock.now().timestamp())
         if left > 0:
-            await first_of(self._earlier.wait(), clock.sleep(left))
+            await first_of(self._earlier.wait(), clock.sleep(max(left, SHORTEST_SLEEP)))

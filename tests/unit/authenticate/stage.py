@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -51,6 +52,7 @@ class Store(MemoryBackend):
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self.refuses_writes = False
+        self.away = False
         self.puts: list[Sequence[Record]] = []
 
     async def put(self, records: Sequence[Record]) -> Written:
@@ -58,6 +60,16 @@ class Store(MemoryBackend):
             raise DatabrokerUnavailable("the store is away")
         self.puts.append(records)
         return await super().put(records)
+
+    async def get(self, type: str, id: str) -> Record:
+        if self.away:
+            raise DatabrokerUnavailable("the store is away")
+        return await super().get(type, id)
+
+    async def lease(self, name: str, holder: str, ttl: timedelta) -> bool:
+        if self.away:
+            raise DatabrokerUnavailable("the store is away")
+        return await super().lease(name, holder, ttl)
 
     async def session(self, id: str) -> session_pb2.Session:
         message = unpack((await self.get(SESSION, id)).data, session_pb2.Session)
@@ -263,7 +275,7 @@ async def scene(
     tmp_path: Path,
     *,
     flow: Flow = Flow.STATEFUL,
-    open_verification: bool = False,
+    mixed_cluster: bool = False,
     login: Mapping[str, object] | None = None,
 ) -> AsyncIterator[Scene]:
     clock = ManualClock()
@@ -279,6 +291,8 @@ async def scene(
             connector=aiohttp.UnixConnector(str(path)),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(20),
+            max_line_size=1 << 17,
+            max_field_size=1 << 17,
         ) as inside,
         open_sessions(store, clock, Health()) as sessions,
     ):
@@ -317,7 +331,7 @@ async def scene(
                 clock=clock,
                 providers=Providers(outside, clock),
                 server_key=server_key,
-                open_verification=open_verification,
+                mixed_cluster=mixed_cluster,
             )
             async with serve_pages(sock, keys=Latest(()), desk=desk):
                 yield Scene(clock, store, desk, site, Browser(inside), path, idp)
@@ -351,10 +365,14 @@ async def key_server(key: bytes = b"") -> AsyncIterator[KeyServer]:
 
 
 @asynccontextmanager
-async def hosted(tmp_path: Path, **login: object) -> AsyncIterator[tuple[Scene, KeyServer]]:
+async def hosted(
+    tmp_path: Path, *, mixed_cluster: bool = False, **login: object
+) -> AsyncIterator[tuple[Scene, KeyServer]]:
     """A replica in the hosted flow, with the service's key on loopback."""
     async with (
         key_server() as server,
-        scene(tmp_path, flow=Flow.STATELESS, login={"internal_url": server.url, **login}) as stage,
+        scene(
+            tmp_path, flow=Flow.STATELESS, mixed_cluster=mixed_cluster, login={"internal_url": server.url, **login}
+        ) as stage,
     ):
         yield stage, server

@@ -183,6 +183,16 @@ async def test_a_callback_belongs_to_the_browser_that_began(tmp_path: Path, how:
         assert await stage.store.count() == 0
 
 
+async def test_in_a_mixed_cluster_a_login_that_another_make_began_is_let_through(tmp_path: Path) -> None:
+    """G-3: it has no echo at all; one that has a false echo is refused there too."""
+    async with hosted(tmp_path, mixed_cluster=True) as (stage, _):
+        unbound = stage.hosted_answer(stage.hosted_url(), profile(stage), changes={"pomerium_login_nonce": ""})
+        bound = stage.hosted_answer(stage.hosted_url(), profile(stage))
+
+        assert (await stage.another_browser().get(unbound)).status == 302
+        assert (await stage.another_browser().get(bound)).status == 400
+
+
 async def test_two_tabs_of_one_browser_both_arrive(tmp_path: Path) -> None:
     """N-15."""
     async with hosted(tmp_path) as (stage, _):

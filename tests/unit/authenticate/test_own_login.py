@@ -89,6 +89,35 @@ async def test_a_service_account_is_nobody_who_logged_in(tmp_path: Path) -> None
         assert (await stage.browser.get(stage.sign_in_url())).location.startswith(stage.idp.origin)
 
 
+async def test_a_store_that_is_away_is_no_logout(tmp_path: Path) -> None:
+    """N-30: who may be signed in is not sent to the provider, and nobody is let in unchecked."""
+    async with scene(tmp_path) as stage:
+        await stage.browser.get(await stage.to_callback(stage.sign_in_url()))
+        written = stage.browser.handle(APP)
+        later = replace(written, id="written elsewhere", databroker_record_version=10**6)
+        url = stage.sign_in_url()
+        stage.browser.jar[AUTH, "/", AUTH_COOKIE] = sign_handle(later, KEY)
+        stage.store.away = True
+
+        answer = await stage.browser.get(url)
+
+        assert answer.status == 500
+        assert stage.browser.cookie(AUTH, AUTH_COOKIE)
+
+
+async def test_nobody_is_let_in_while_nobody_can_tell_whether_it_is_the_first_time(tmp_path: Path) -> None:
+    """N-15, N-30: and the same callback works when the store is back."""
+    async with scene(tmp_path) as stage:
+        url = await stage.to_callback(stage.sign_in_url())
+        stage.store.away = True
+        refused = await stage.browser.get(url)
+        stage.store.away = False
+        landed = await stage.browser.get(url)
+
+        assert (refused.status, refused.cookies) == (500, [])
+        assert landed.location == WANTED
+
+
 async def test_proof_key_and_nonce_are_sent_and_checked(tmp_path: Path) -> None:
     """N-23."""
     async with scene(tmp_path) as stage:
@@ -341,6 +370,21 @@ async def test_a_changed_sign_in_is_refused(tmp_path: Path, part: str) -> None:
         assert "Location" not in answer.headers
 
 
+async def test_a_sign_in_at_the_inner_name_of_the_host_is_signed_for_the_outer_one(tmp_path: Path) -> None:
+    """3.3: and for no other name."""
+    async with scene(tmp_path) as stage:
+        await stage.browser.get(await stage.to_callback(stage.sign_in_url()))
+        inner, other = "auth.internal:8443", "auth.elsewhere"
+        stage.change_login(internal_url=f"https://{inner}")
+        stage.site.set(replace(stage.site.value, authenticate_hosts=frozenset({AUTH, inner, other})))
+        for host in (inner, other):
+            stage.browser.jar[host, "/", AUTH_COOKIE] = stage.browser.cookie(AUTH, AUTH_COOKIE)
+        url = stage.sign_in_url()
+
+        assert (await stage.browser.get(url.replace(AUTH, inner, 1))).status == 302
+        assert (await stage.browser.get(url.replace(AUTH, other, 1))).status == 400
+
+
 async def test_a_sign_in_signed_with_another_key_or_long_ago_is_refused(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         await stage.browser.get(await stage.to_callback(stage.sign_in_url()))
@@ -554,3 +598,32 @@ async def test_login_pages_are_on_their_host_only(tmp_path: Path) -> None:
         assert (root.status, root.location) == (302, "/.pomerium/")
         assert "Disallow: /" in robots.text
         assert (slash.status, slash.location) == (301, "/.pomerium/callback/?a=b")
+
+
+NASTY = [
+    "",
+    "&&==&;=;",
+    "k=&q=",
+    "k=%00&q=%ff",
+    "k=A&q=A&pomerium_hpke_sender_pub=A&pomerium_hpke_query=A",
+    "pomerium_issued=1&pomerium_issued=2&pomerium_expiry=3&pomerium_signature=x",
+    "pomerium_issued=" + "9" * 5000 + "&pomerium_expiry=1&pomerium_signature=" + "A" * 5000,
+    "pomerium_issued=\u0661&pomerium_expiry=\u0661&pomerium_signature=\u0661".encode().decode("latin-1"),
+    "pomerium_redirect_uri=https://[&pomerium_idp_id=%f0",
+    "error=%00%0d%0aSet-Cookie:x=y",
+    "code=c&state=" + "A" * 40_000,
+    "code=c&state=-_-_",
+    "iss=1&code=2",
+]
+
+
+@pytest.mark.parametrize("query", NASTY)
+async def test_whatever_somebody_sends_is_answered_and_signs_nobody_in(tmp_path: Path, query: str) -> None:
+    """N-4, N-6: no exception ever reaches the server, whose answer would be 500."""
+    async with scene(tmp_path) as stage:
+        hosts = {"/.pomerium/callback/": APP, "/.pomerium/api/v1/login": APP}
+        for path in ("/.pomerium/callback/", "/.pomerium/sign_in", "/oauth2/callback", "/.pomerium/api/v1/login"):
+            answer = await stage.browser.get(f"https://{hosts.get(path, AUTH)}{path}?{query}")
+            assert answer.status in (302, 400, 404), (path, answer.text)
+            assert not answer.sets(SESSION_COOKIE)
+            assert not answer.sets(AUTH_COOKIE)

@@ -76,7 +76,7 @@ async def test_only_the_cluster_itself_may_ask(tmp_path: Path) -> None:
 
 async def test_others_may_ask_where_that_is_configured_but_not_with_a_false_proof(tmp_path: Path) -> None:
     """N-48: stock agents send no proof."""
-    async with scene(tmp_path, open_verification=True) as stage:
+    async with scene(tmp_path, mixed_cluster=True) as stage:
         stage.idp.access_tokens.add("at")
         bare = await ask(stage, ACCESS, {"accessToken": "at"}, key=None)
         false = await ask(stage, ACCESS, {"accessToken": "at"}, key=OTHER_KEY)
@@ -86,7 +86,7 @@ async def test_others_may_ask_where_that_is_configured_but_not_with_a_false_proo
 
 async def test_nobody_asks_without_end(tmp_path: Path) -> None:
     """N-48."""
-    async with scene(tmp_path, open_verification=True) as stage:
+    async with scene(tmp_path, mixed_cluster=True) as stage:
         statuses = [(await ask(stage, ACCESS, b"", key=None)).status for _ in range(25)]
         stage.clock.jump(1)
         after = await ask(stage, ACCESS, b"", key=None)

@@ -477,3 +477,31 @@ def test_how_the_bytes_are_cut_makes_no_difference(data: bytes, cuts: st.DataObj
     assert piecewise == expected
     assert pieces.data_to_send() == whole.data_to_send()
     assert pieces.closed == whole.closed
+
+
+@given(size=st.integers(0, 40_000), window=st.integers(0, 40_000), shrunk=st.booleans())
+def test_an_answer_is_the_same_whether_it_fits_at_once_or_not(size: int, window: int, shrunk: bool) -> None:
+    connection = greeted()
+    table = setting(1, 0) if shrunk else b""
+    connection.receive(frame(SETTINGS, 0, 0, setting(4, window) + table) + call(1, b"x"))
+    connection.data_to_send()
+
+    connection.answer(1, bytes(size))
+    connection.receive(frame(SETTINGS, 0, 0, setting(4, 65_535)))
+
+    answer = [f for f in sent(connection) if f.kind != SETTINGS]
+    assert [answer[0].kind, answer[-1].kind, answer[-1].flags] == [HEADERS, HEADERS, END_HEADERS | END_STREAM]
+    assert {f.kind for f in answer[1:-1]} <= {DATA}
+    assert answer_of(answer, 1) == message(bytes(size))
+    assert max(len(f.payload) for f in answer) <= 16_384
+    assert connection.idle
+
+
+def test_answers_that_fit_use_up_the_window_of_the_connection() -> None:
+    connection = greeted()
+    for stream in range(1, 15, 2):
+        connection.receive(call(stream, b"x"))
+        connection.answer(stream, bytes(10_000))
+
+    assert sum(len(f.payload) for f in sent(connection) if f.kind == DATA) == 65_535
+    assert not connection.idle

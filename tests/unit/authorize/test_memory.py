@@ -1,27 +1,31 @@
 """A remembered answer is what a fresh one would be, whatever happened in between (A-32, A-33)."""
 
 import asyncio
+import io
+import json
 import re
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import structlog
 from cryptography.x509 import DNSName
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from pomerium_agent.authorize.check import Checker
 from pomerium_agent.authorize.decide import ALLOWED_INTERNAL
 from pomerium_agent.authorize.memory import Memory, Remembered
-from pomerium_agent.authorize.rules import RouteRules, Rules
+from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, RouteRules, Rules
 from pomerium_agent.authorize.who import STRANGER
 from pomerium_agent.config.trust import ClientTrust, NamePattern, NameType
 from pomerium_agent.policy import RouteRules as AllowFields
 from pomerium_agent.policy import build_route_policy
 from pomerium_agent.records import Record
+from pomerium_agent.runtime.log import configure_logging
 from pomerium_agent.settings import Secret
 from tests.fakes import session_records as people
 from tests.fakes.client_certificates import named, root
@@ -105,9 +109,10 @@ ROUTES = st.builds(
     st.sampled_from([None, None, "tok-1", "tok-2", ""]),
 )
 CONFIGURATIONS = st.builds(
-    lambda changed, lifetime: replace(with_route(changed), handle_lifetime=lifetime),
+    lambda changed, lifetime, fields: replace(with_route(changed), handle_lifetime=lifetime, log_fields=fields),
     ROUTES,
     st.sampled_from([None, None, timedelta(seconds=100)]),
+    st.sampled_from([DEFAULT_LOG_FIELDS, DEFAULT_LOG_FIELDS, ("query", "id-token-claims"), ("headers", "path")]),
 )
 RECORDS = st.sampled_from(
     [
@@ -201,7 +206,15 @@ def told(message: bytes, time: float) -> object:
     return answer.status, headers, answer.removed, answer.without_parameters, body
 
 
-async def compare(here: Room, steps: list[tuple[str, Any]]) -> None:
+def written(lines: io.StringIO) -> dict[str, Any]:
+    """The one line that was written, but for its time."""
+    (line,) = [json.loads(each) for each in lines.getvalue().splitlines()]
+    lines.seek(0)
+    lines.truncate()
+    return {**line, "time": ""}
+
+
+async def compare(here: Room, steps: list[tuple[str, Any]], lines: io.StringIO) -> None:
     fresh = Checker(here.rules, here.sessions, here.stage.clock, remembered=0)
     always = [question(headers=carried) for carried in CARRIED]
     always += [question(**{"path": "/", "headers": cookie("s-ada")} | varied) for varied in VARIED]
@@ -217,7 +230,9 @@ async def compare(here: Room, steps: list[tuple[str, Any]]) -> None:
             headers, more = what
             asked.append(question(headers=headers, **more))
         for message in (*always, *asked[-6:]):
-            answer, expected = here.checker.check(message), fresh.check(message)
+            answer, line = here.checker.check(message), written(lines)
+            expected, expected_line = fresh.check(message), written(lines)
+            assert line == expected_line
             time = here.stage.clock.now().timestamp()
             assert isinstance(answer, bytes)
             assert isinstance(expected, bytes)
@@ -232,10 +247,16 @@ def test_what_is_remembered_is_what_would_be_said_anew(rules: Rules, steps: list
 
     async def run() -> None:
         async with room(rules) as here:
-            with capture_logs():
-                await compare(here, steps)
+            written(lines) if lines.getvalue() else None
+            await compare(here, steps, lines)
 
-    asyncio.run(run())
+    lines = io.StringIO()
+    try:
+        with redirect_stdout(lines):
+            configure_logging("info", service="agent")
+        asyncio.run(run())
+    finally:
+        structlog.reset_defaults()
 
 
 def remembered(here: Room) -> int:

@@ -98,6 +98,7 @@ def test_the_filters_stand_in_their_order_under_names_of_their_own() -> None:
 
     assert [each.name for each in filters] == [
         "pomerium.arrive",
+        "pomerium.arrive_json",
         "pomerium.cookies",
         "pomerium.impersonation",
         "envoy.filters.http.ext_authz",

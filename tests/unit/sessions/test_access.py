@@ -47,6 +47,7 @@ async def test_accesses_are_written_every_ten_seconds_and_touch_nothing_else() -
 
 
 async def test_a_session_is_written_once_however_often_it_was_used() -> None:
+    """N-39; authenticate 7.5: nothing is written more often than every 10 seconds."""
     stage = Stage()
     await stage.put(people.session("s", "u"))
     before = (await stage.backend.server_info()).latest_record_version
@@ -60,7 +61,7 @@ async def test_a_session_is_written_once_however_often_it_was_used() -> None:
 
 
 async def test_more_than_fit_are_counted_and_not_kept() -> None:
-    """Authorize 21."""
+    """Authorize 21, N-39."""
     stage = Stage()
     await stage.put(*(people.session(f"s{number}") for number in range(250)))
     tracker = AccessTracker(stage.clock, capacity=200)
