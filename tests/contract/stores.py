@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from pomerium_agent.databroker import Backend, MemoryBackend
+from pomerium_agent import databroker
+from pomerium_agent.databroker import Backend, Databroker, MemoryBackend
 from pomerium_agent.databroker.sqlite import open_sqlite
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import Cursor, Record, pack, type_url
@@ -55,8 +56,23 @@ async def open_file() -> AsyncIterator[Store]:
             await backend.close()
 
 
+@asynccontextmanager
+async def open_replaceable() -> AsyncIterator[Store]:
+    """What the agent works with: a store that another could replace."""
+    clock = ManualClock()
+    backend = Databroker(databroker.Store(MemoryBackend(clock)))
+    try:
+        yield Store(backend, clock)
+    finally:
+        await backend.close()
+
+
 # A new backend adds its name here, and passes.
-IMPLEMENTATIONS: dict[str, OpenStore] = {"file": open_file, "memory": open_memory}
+IMPLEMENTATIONS: dict[str, OpenStore] = {
+    "file": open_file,
+    "memory": open_memory,
+    "replaceable": open_replaceable,
+}
 
 
 def session(id: str, user_id: str = "", *, subject: str = "", access_token: str = "", refresh: str = "") -> Record:

@@ -4,12 +4,8 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from pomerium_agent.databroker.backend import PAGE_SIZE, Found, Options, ServerInfo, Written
@@ -17,67 +13,34 @@ from pomerium_agent.databroker.filters import Expression, parse_filter
 from pomerium_agent.databroker.options import check_options
 from pomerium_agent.databroker.sqlite import reading
 from pomerium_agent.databroker.sqlite.leases import Leases
-from pomerium_agent.databroker.sqlite.place import directory_of, owned
-from pomerium_agent.databroker.sqlite.schema import connect, open_checked
+from pomerium_agent.databroker.sqlite.opening import Opened, open_file
+from pomerium_agent.databroker.sqlite.place import directory_of
+from pomerium_agent.databroker.sqlite.reader import Reader
 from pomerium_agent.databroker.sqlite.tail import Tail
-from pomerium_agent.databroker.sqlite.transaction import Head, Transaction, read_head
-from pomerium_agent.databroker.sqlite.words import in_plain_words
+from pomerium_agent.databroker.sqlite.transaction import Transaction
+from pomerium_agent.databroker.sqlite.trouble import Trouble
 from pomerium_agent.databroker.sqlite.writer import Committed, Writer
-from pomerium_agent.databroker.textsearch import contains_text
 from pomerium_agent.errors import CursorExpired, DatabrokerUnavailable, InvalidRequest
 from pomerium_agent.records import Cursor, Record
 from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.runtime.health import Health
 
 T = TypeVar("T")
 RETENTION = timedelta(hours=1)
 SLICE = 500  # records that are read or searched before others get their turn
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """The file, owned: let go of it by closing `owner`."""
-
-    path: Path
-    owner: ExitStack
-    writing: sqlite3.Connection
-    reading: sqlite3.Connection
-    head: Head
-
-
-async def open_sqlite(connection: str, clock: Clock, environ: Mapping[str, str] | None = None) -> "SqliteBackend":
-    """Open the store that a `file://` connection names, or make it.
+async def open_sqlite(
+    connection: str, clock: Clock, health: Health | None = None, environ: Mapping[str, str] | None = None
+) -> "SqliteBackend":
+    """Open the store that a `file://` connection names, or make it; `health` hears when it fails and recovers.
 
     Raises SettingsError for a file that is damaged, not ours or of a newer version, and DatabrokerUnavailable when
     another process owns it or the disk says no. Nothing that was there is overwritten.
     """
     directory = directory_of(connection, os.environ if environ is None else environ)
-    opening = asyncio.get_running_loop().run_in_executor(None, _open, directory)
-    try:
-        opened = await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(_let_go)
-        raise
-    return SqliteBackend(opened, clock)
-
-
-def _open(directory: Path) -> _Opened:
-    with ExitStack() as owner:
-        path = owner.enter_context(owned(directory))
-        with in_plain_words(path):
-            writing = open_checked(path)
-            owner.callback(writing.close)
-            writing.execute("BEGIN IMMEDIATE")
-            Transaction(writing, read_head(writing)).set_built_in_options()
-            writing.execute("COMMIT")
-            reader = connect(path)
-            owner.callback(reader.close)
-            return _Opened(path, owner.pop_all(), writing, reader, read_head(writing))
-
-
-def _let_go(opening: "asyncio.Future[_Opened]") -> None:
-    """Nobody waits for it any more."""
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().owner.close()
+    opened = await open_file(directory)
+    return SqliteBackend(opened, clock, health or Health())
 
 
 class SqliteBackend:
@@ -87,7 +50,7 @@ class SqliteBackend:
     woken by the commit and reads them from memory.
     """
 
-    def __init__(self, opened: _Opened, clock: Clock) -> None:
+    def __init__(self, opened: Opened, clock: Clock, health: Health) -> None:
         self.path = opened.path
         self._owner = opened.owner
         self._clock = clock
@@ -96,10 +59,10 @@ class SqliteBackend:
         self._tail.begin(opened.head.latest)
         self._writer = Writer(opened.writing, opened.path, opened.head, self._committed)
         self._leases = Leases(opened.writing, clock)
-        self._connection = opened.reading
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="databroker-read")
+        self._reader = Reader(opened.reading, opened.path)
         self._changed = asyncio.Event()
         self._closed = False
+        self._trouble = Trouble(health)
 
     async def server_info(self) -> ServerInfo:
         self._check_open()
@@ -209,8 +172,7 @@ class SqliteBackend:
             return
         self._closed = True
         self._wake()
-        await asyncio.get_running_loop().run_in_executor(self._reader, self._connection.close)
-        self._reader.shutdown(wait=False)
+        await self._reader.close()
         await self._writer.close()
         self._owner.close()
 
@@ -237,6 +199,7 @@ class SqliteBackend:
             self._tail.extend(committed.changes)
         if committed.head != self._head:
             self._head = committed.head
+            self._trouble.over("write")
             self._wake()
 
     def _wake(self) -> None:
@@ -245,19 +208,15 @@ class SqliteBackend:
 
     async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._reader, self._in_snapshot, job)
-
-    def _in_snapshot(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        with in_plain_words(self.path):
-            self._connection.execute("BEGIN")
-            try:
-                return job(self._connection)
-            finally:
-                self._connection.execute("ROLLBACK")
+        with self._trouble.reported("read"):
+            found = await self._reader.run(job)
+        self._trouble.over("read")
+        return found
 
     async def _change(self, job: Callable[[Transaction], T]) -> T:
         self._check_open()
-        return await self._writer.run(job)
+        with self._trouble.reported("write"):
+            return await self._writer.run(job)
 
     async def _write(self, job: Callable[[Transaction], tuple[Record, ...]]) -> Written:
         def write(transaction: Transaction) -> Written:
@@ -271,8 +230,7 @@ class SqliteBackend:
     async def _records(self, keys: Sequence[reading.Key]) -> list[Record]:
         found: list[Record] = []
         for start in range(0, len(keys), SLICE):
-            part = keys[start : start + SLICE]
-            found += await self._read(partial(reading.get_all, keys=part))
+            found += await self._read(partial(reading.get_all, keys=keys[start : start + SLICE]))
         return found
 
     async def _search(self, expression: Expression | None, type: str, text: str) -> list[Record]:
@@ -282,10 +240,5 @@ class SqliteBackend:
             candidates = await self._records(await self._keys(expression, type))
         found: list[Record] = []
         for start in range(0, len(candidates), SLICE):
-            part = candidates[start : start + SLICE]
-            found += await self._read(partial(_holding, part, text))
+            found += await self._read(partial(reading.holding, candidates[start : start + SLICE], text))
         return found
-
-
-def _holding(records: Sequence[Record], text: str, _: sqlite3.Connection) -> list[Record]:
-    return [record for record in records if contains_text(record.data, text)]

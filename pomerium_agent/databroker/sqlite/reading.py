@@ -9,6 +9,7 @@ from pomerium_agent.databroker.filters import And, Equals, Expression, Not, Or
 from pomerium_agent.databroker.index import parse_network
 from pomerium_agent.databroker.sqlite.rows import CHANGE_COLUMNS, RECORD_COLUMNS, load_options, to_record
 from pomerium_agent.databroker.sqlite.transaction import read_head
+from pomerium_agent.databroker.textsearch import contains_text
 from pomerium_agent.errors import CursorExpired, RecordNotFound, Unsupported
 from pomerium_agent.records import Cursor, Record
 
@@ -130,3 +131,8 @@ def _covering(db: sqlite3.Connection, value: str, type: str) -> Iterable[Key]:
             f"SELECT type, id FROM network WHERE length = ?2 AND first = ?3 AND {of_type}",
             (type, length, first),
         )
+
+
+def holding(records: Sequence[Record], text: str, _: sqlite3.Connection) -> list[Record]:
+    """Those in which the text is found (D-9); here, since decoding takes its time."""
+    return [record for record in records if contains_text(record.data, text)]

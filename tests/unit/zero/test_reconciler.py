@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from pomerium_agent.databroker.bundle_entry import CACHE_ENTRY_TYPE, entry_from_record
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.errors import RecordNotFound, Refused
 from pomerium_agent.records import Payload, Record
 from pomerium_agent.runtime.health import Health, Status
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule
-from pomerium_agent.zero.reconcile import CACHE_ENTRY_TYPE, entry_from_record
 from pomerium_agent.zero.reconciler import Reconciler
 from tests.fakes.clock import ManualClock
 from tests.fakes.control_plane import CAPTURED, FakeControlPlane, Say, encode_bundle, html, say, serve_control_plane
