@@ -170,7 +170,7 @@ class Carrier:
 
     def _wins(self, record: Record, there: Record | None) -> bool:
         if there is None:
-            return not record.deleted
+            return True  # a deletion too: the log over there then knows it, should the records move on from there
         if record.data == there.data and not record.deleted:
             return False
         return self._ours.get((there.type, there.id)) == there.version or _time(record) >= _time(there)
