@@ -172,9 +172,18 @@ class SqliteBackend:
             return
         self._closed = True
         self._wake()
-        await self._reader.close()
-        await self._writer.close()
-        self._owner.close()
+        reader = self._reader.finish()
+
+        def let_go() -> None:
+            reader.result()
+            self._owner.close()
+
+        closing = asyncio.wrap_future(self._writer.finish(let_go))
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing  # it takes moments, and who opens the file next must find it free
+            raise
 
     def _check_open(self) -> None:
         if self._closed:

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,10 +24,11 @@ class Reader:
         """The job's result; raises what it raises, or DatabrokerUnavailable."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._in_snapshot, job)
 
-    async def close(self) -> None:
-        """Finish what was begun and let go of the file."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+    def finish(self) -> "Future[None]":
+        """Take nothing more; done once what was begun is."""
+        finished = self._thread.submit(self._connection.close)
         self._thread.shutdown(wait=False)
+        return finished
 
     def _in_snapshot(self, job: Callable[[sqlite3.Connection], T]) -> T:
         with in_plain_words(self._path):

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,10 +66,11 @@ class Writer:
             raise write.error
         return write.results[0]
 
-    async def close(self) -> None:
-        """Finish what was begun and let go of the file."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+    def finish(self, last: Callable[[], None]) -> "Future[None]":
+        """Take nothing more; when what was begun is done, do `last` in the same thread."""
+        finished = self._thread.submit(last)
         self._thread.shutdown(wait=False)
+        return finished
 
     def _publish(self, turn: "asyncio.Future[Committed | None]") -> None:
         if not turn.cancelled() and turn.exception() is None:
