@@ -354,3 +354,36 @@ def _leaf(group: BaseException) -> BaseException:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
     return group
+
+
+async def test_another_store_begins_the_leased_jobs_anew_there(tmp_path: Path) -> None:
+    """Z-25, Z-29: under its own lease, and the old one is given back."""
+    async with serve_control_plane() as plane:
+        plane.publish("config", [record("a")], etag='"1"')
+        async with linked(plane, tmp_path) as at:
+            stores: Latest[Backend] = Latest(at.backend)
+            async with run_jobs(at.link, stores):
+                await at.until_ids("a")
+                another = MemoryBackend(SystemClock())
+                assert await another.lease(LEASE, "another replica", timedelta(seconds=30))
+
+                stores.set(another)
+                await plane.until(lambda: at.link.filled.value)
+                async with asyncio.timeout(PATIENCE):
+                    while not await at.backend.lease(LEASE, "another replica", timedelta(seconds=30)):
+                        await settle()
+                assert (await another.latest(CONFIG))[1] == ()  # the lease there is not ours
+                await another.release(LEASE, "another replica")
+
+
+async def test_a_replica_without_the_lease_is_filled_by_what_the_holder_wrote(tmp_path: Path) -> None:
+    """Z-30: with a shared store it would otherwise wait for ever."""
+    async with serve_control_plane() as plane:
+        plane.publish("config", [record("a")], etag='"1"')
+        async with linked(plane, tmp_path / "1") as holder, run_jobs(holder.link, Latest(holder.backend)):
+            await holder.until_ids("a")
+            async with linked(plane, tmp_path / "2") as other, run_jobs(other.link, Latest(holder.backend)):
+                async with asyncio.timeout(PATIENCE):
+                    async for filled in other.link.filled.follow():
+                        if filled:
+                            break
