@@ -9,8 +9,8 @@ Two rules, since there are two kinds of records:
   later, stays. Deletions that the log still knows count as changes, so nobody comes back who signed out here.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ import structlog
 
 from pomerium_agent.databroker.backend import Backend, Options
 from pomerium_agent.databroker.bundle_entry import BUNDLE_LEASE, CACHE_ENTRY_TYPE, entry_from_record
-from pomerium_agent.errors import CursorExpired, DatabrokerUnavailable, Retryable
+from pomerium_agent.errors import CursorExpired, DatabrokerUnavailable, RecordNotFound, Retryable
 from pomerium_agent.records import Cursor, Record
 from pomerium_agent.runtime.clock import Clock
 
@@ -160,13 +160,23 @@ class Carrier:
         for type in sorted({change.type for change in deleted}):
             await self._take(type, [change for change in deleted if change.type == type])
 
-    async def _take(self, type: str, records: Iterable[Record]) -> None:
+    async def _take(self, type: str, records: Sequence[Record]) -> None:
         """The ones that are newer here than there."""
         if type in self._left_alone:
             return
-        there = {record.id: record for record in (await self._new.latest(type))[1]}
+        there = await self._there(type, records)
         for batch in _batches(record for record in records if self._wins(record, there.get(record.id))):
             await self._put(batch)
+
+    async def _there(self, type: str, records: Sequence[Record]) -> dict[str, Record]:
+        """What the new store has of these; few are asked for one by one, since writers may be waiting."""
+        if len(records) > ENOUGH:
+            return {record.id: record for record in (await self._new.latest(type))[1]}
+        found = {}
+        for record in records:
+            with suppress(RecordNotFound):
+                found[record.id] = await self._new.get(type, record.id)
+        return found
 
     def _wins(self, record: Record, there: Record | None) -> bool:
         if there is None:

@@ -126,16 +126,19 @@ class _Change:
         while True:
             try:
                 await self._try(name, without_old=self._clock.monotonic() - began > OLD_SECONDS)
-            except (Retryable, SettingsError, TimeoutError) as error:
-                reason = str(error) or "it took too long to take the last changes along"
+            except (Retryable, SettingsError) as error:
                 wait = backoff.next()
                 log.error(
-                    "storage not changed, the old one goes on", before=before, to=kind, reason=reason, retry_in=wait
+                    "storage not changed, the old one goes on",
+                    before=before,
+                    to=kind,
+                    reason=str(error),
+                    retry_in=round(wait, 2),
                 )
                 self._health.failed(
                     Check.STORAGE,
                     f"records stay in {before} storage, since the {kind} storage that the control plane asks for "
-                    f"cannot take over: {reason}",
+                    f"cannot take over: {error}",
                     {"backend": before},
                 )
                 await self._clock.sleep(wait)
@@ -175,11 +178,15 @@ class _Change:
         another = await carrier.needed()
         if another:
             await carrier.copy()
-        async with old.held():
-            if another:
-                async with asyncio.timeout(HELD_SECONDS):
+        try:
+            async with asyncio.timeout(HELD_SECONDS), old.held():
+                if another:
                     await carrier.catch_up()
-            self._take_over(backend, name)
+                self._take_over(backend, name)
+        except TimeoutError:
+            raise OldStoreGone(
+                f"the last changes could not be taken along: they did not come to an end in {HELD_SECONDS:g} s"
+            ) from None
 
     def _take_over(self, backend: Backend, name: str | None) -> None:
         self.databroker.replace(Store(backend))

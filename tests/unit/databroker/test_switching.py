@@ -1,7 +1,7 @@
 """Changing the store while all goes on (Z-25): what survives, who notices, and what happens when it fails."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from pomerium_agent.config import open_config
 from pomerium_agent.databroker import Databroker, MemoryBackend, Options, Reset, Store, follow, open_databroker
 from pomerium_agent.databroker.bundle_entry import BUNDLE_LEASE, CACHE_ENTRY_TYPE, CacheEntry, entry_to_record
 from pomerium_agent.databroker.carry import Carrier
 from pomerium_agent.databroker.sqlite import open_sqlite
 from pomerium_agent.databroker.sqlite.place import FILE
 from pomerium_agent.errors import CursorExpired, DatabrokerUnavailable, SettingsError
-from pomerium_agent.records import Cursor, Record
+from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.records import Cursor, Record, pack
 from pomerium_agent.runtime.health import Check, Health, Status
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.sessions.live import open_sessions
 from tests.contract.stores import SESSION, current_ids, first, gone, session, so_far, struct, user
 from tests.fakes.clock import ManualClock, settle
 
@@ -298,17 +301,43 @@ async def test_while_another_replica_brings_the_configuration_in_it_is_waited_fo
     assert await current_ids(there, SESSION) == ["ada"]
 
 
-async def test_an_old_store_that_is_gone_for_good_is_left_behind() -> None:
-    """Whatever happened to it, the agent does not depend on it for ever."""
+async def test_an_old_store_that_is_gone_for_good_is_left_behind(tmp_path: Path) -> None:
+    """Not at once, since it may come back; but the agent does not depend on it for ever."""
     async with house() as at:
         await at.databroker.put([session("lost")])
-        await at.databroker.store.close()  # nothing can be read from it any more
         before = at.databroker.store
-        at.storage.set("file:///nowhere?")  # refused: only to see that it goes on trying
-        await at.until_failing("records stay")
-        at.storage.set(None)
-        await at.until_well()
+        await before.close()  # nothing can be read from it any more
+
+        at.storage.set(f"file://{tmp_path}/store")
+        await at.until_failing("the old storage cannot be read")
         assert at.databroker.store is before
+
+        await until(lambda: at.databroker.store is not before, at.clock)
+        await at.until_well()
+        assert at.clock.monotonic() > 1000 + 60
+        await at.databroker.put([session("new")])
+        assert await current_ids(at.databroker) == ["new"]
+
+
+async def test_a_write_that_never_ends_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """The change is given up, and the writers that waited go on in the old store."""
+    clock = ManualClock()
+    store = Store(Stuck(clock))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        stuck = group.create_task(store.set_checkpoint(Cursor(1, 1)))
+        await settle()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), store.held():
+                pytest.fail("nothing may be written now")
+        await store.put([session("ada")])
+        stuck.cancel()
+
+
+class Stuck(MemoryBackend):
+    """A store in which one kind of write hangs."""
+
+    async def set_checkpoint(self, checkpoint: Cursor) -> None:
+        await asyncio.Event().wait()
 
 
 async def test_who_works_in_one_store_alone_is_refused_once_another_took_over() -> None:
@@ -358,3 +387,48 @@ async def test_a_write_that_waits_while_writes_are_held_goes_to_the_store_that_t
 
     assert await current_ids(one) == []
     assert await current_ids(two) == ["ada"]
+
+
+async def test_the_views_of_sessions_and_configuration_follow_into_the_new_store(tmp_path: Path) -> None:
+    """Nobody is a stranger and no route is gone, not for a moment: what is in the views stays until the new is whole."""
+    async with (
+        house() as at,
+        open_sessions(at.databroker, at.clock, at.health) as sessions,
+        open_config(at.databroker, clock=at.clock, health=at.health, read_file=None) as config,
+    ):
+        message = config_pb2.Config(name="c")
+        setattr(message.routes.add(to=["http://127.0.0.1:1"]), "from", "https://a.test")
+        await at.databroker.put([Record(type=CONFIG, id="c", data=pack(message)), bundle("config", CONFIG)])
+        await at.databroker.put([session("ada", "u1")])
+        seen: list[tuple[bool, int]] = []
+
+        async def look() -> None:
+            while True:
+                routes = config.value.snapshot.routes if config.value else ()
+                seen.append((sessions.session("ada") is not None, len(routes)))
+                await asyncio.sleep(0)
+
+        await at.clock.advance(1)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            async for compiled in config.follow():
+                if compiled is not None and compiled.snapshot.routes:
+                    break
+            looking = group.create_task(look())
+            await at.change(f"file://{tmp_path}/store")
+            await at.databroker.put([session("grace", "u2")])
+            await until(lambda: sessions.session("grace") is not None)
+            await at.clock.advance(5)
+            looking.cancel()
+
+        assert set(seen) == {(True, 1)}
+
+
+async def until(true: Callable[[], bool], clock: ManualClock | None = None) -> None:
+    """Return once it is; half a minute passes on the clock between two looks, if there is one."""
+    for _ in range(2000):
+        if true():
+            return
+        if clock is not None:
+            await clock.advance(30)
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
