@@ -14,7 +14,6 @@ from pomerium_agent.errors import CursorExpired, RecordNotFound, Unsupported
 from pomerium_agent.records import Cursor, Record
 
 Key = tuple[str, str]  # type and id
-FIRST: Key = ("", "")
 LARGEST = 2**63 - 1
 
 
@@ -50,12 +49,15 @@ def checkpoint(db: sqlite3.Connection) -> Cursor:
 
 def page_after(db: sqlite3.Connection, type: str, after: Key | None, limit: int) -> list[Record]:
     """Current records of a type (empty: all) in order of type and id, from behind `after`."""
-    of_type = "type = ?1" if type else "?1 = ''"
-    place = "" if after is None else " AND (type, id) > (?3, ?4)"
-    rows = db.execute(
-        f"SELECT {RECORD_COLUMNS} FROM record WHERE {of_type}{place} ORDER BY type, id LIMIT ?2",
-        (type, limit, *(after or ())),
-    )
+    select = f"SELECT {RECORD_COLUMNS} FROM record"
+    after_type, after_id = after or (type, "")
+    beyond = ">" if after else ">="
+    if type:  # not `(type, id) > …` as well: SQLite would begin each page at the first record of the type
+        rows = db.execute(f"{select} WHERE type = ? AND id {beyond} ? ORDER BY id LIMIT ?", (type, after_id, limit))
+    else:
+        rows = db.execute(
+            f"{select} WHERE (type, id) {beyond} (?, ?) ORDER BY type, id LIMIT ?", (after_type, after_id, limit)
+        )
     return [to_record(row) for row in rows]
 
 

@@ -23,24 +23,24 @@ MIGRATIONS: tuple[str, ...] = (
         version INTEGER PRIMARY KEY,
         type TEXT NOT NULL,
         id TEXT NOT NULL,
-        data_type TEXT,                      -- NULL: the record has no data
-        data BLOB,
         modified_at INTEGER NOT NULL,        -- microseconds since 1970
-        deleted_at INTEGER
+        deleted_at INTEGER,
+        data_type TEXT,                      -- NULL: the record has no data
+        data BLOB                            -- last, so that nobody reads over it on the way to the others
     );
     CREATE INDEX change_of_type ON change (type, version);
     CREATE TABLE record (                    -- the current records
         type TEXT NOT NULL,
         id TEXT NOT NULL,
         version INTEGER NOT NULL,
+        modified_at INTEGER NOT NULL,
         data_type TEXT,
         data BLOB,
-        modified_at INTEGER NOT NULL,
         PRIMARY KEY (type, id)
     );
     CREATE INDEX record_by_id ON record (id);
     CREATE INDEX record_by_version ON record (type, version);
-    CREATE INDEX record_by_time ON record (type, modified_at);
+    CREATE INDEX record_by_time ON record (type, modified_at, version);
     CREATE TABLE kind (                      -- the types that have current records, and how many
         type TEXT PRIMARY KEY,
         records INTEGER NOT NULL

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 
 from pomerium_agent.databroker.backend import Options
 from pomerium_agent.databroker.index import indexed_values, network_of
@@ -106,19 +107,19 @@ class Transaction:
         self.head = Head(new, 0, 0)
 
     def cut_log(self, before: datetime) -> bool:
-        """Forget changes made before then, except the newest of all; False when there is more to forget."""
-        row = self._db.execute(
-            "SELECT version FROM change WHERE modified_at >= ? ORDER BY version LIMIT 1", (to_micros(before),)
-        ).fetchone()
-        keep = row[0] if row is not None else self.head.latest
-        (oldest,) = self._db.execute("SELECT coalesce(min(version), 0) FROM change").fetchone()
-        if oldest >= keep:
+        """Forget changes made before then, except the newest of all; False when there may be more to forget."""
+        oldest = self._db.execute(
+            "SELECT version, modified_at FROM change WHERE version >= ? ORDER BY version LIMIT ?",
+            (self.head.earliest, AT_A_TIME),
+        ).fetchall()
+        limit = to_micros(before)
+        stale = [version for version, _ in takewhile(lambda row: row[1] < limit, oldest) if version < self.head.latest]
+        if not stale:
             return True
-        upto = min(keep, oldest + AT_A_TIME)
-        self._db.execute("DELETE FROM change WHERE version < ?", (upto,))
-        self._db.execute("UPDATE meta SET value = ? WHERE key = 'earliest'", (str(upto),))
-        self.head = replace(self.head, earliest=upto)
-        return bool(upto == keep)
+        self._db.execute("DELETE FROM change WHERE version <= ?", (stale[-1],))
+        self.head = replace(self.head, earliest=stale[-1] + 1)
+        self._db.execute("UPDATE meta SET value = ? WHERE key = 'earliest'", (str(self.head.earliest),))
+        return len(stale) < AT_A_TIME
 
     def expire(self, now: datetime) -> bool:
         """Delete records whose ttl has passed; False when there are more of them."""
@@ -128,7 +129,7 @@ class Transaction:
             if ttl is None:
                 continue
             rows = self._db.execute(
-                "SELECT id FROM record WHERE type = ? AND modified_at < ? ORDER BY version LIMIT ?",
+                "SELECT id FROM record WHERE type = ? AND modified_at < ? ORDER BY modified_at, version LIMIT ?",
                 (type, to_micros(now - ttl), AT_A_TIME),
             ).fetchall()
             for (id,) in rows:

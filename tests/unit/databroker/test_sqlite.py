@@ -331,6 +331,43 @@ async def test_a_file_moved_away_under_our_feet_is_an_error_and_no_crash(tmp_pat
     await backend.close()
 
 
+async def test_no_statement_looks_at_more_than_it_needs(tmp_path: Path) -> None:
+    """The cost is the work asked for, not the size of the tables: SQLite's own plans say so, of every statement."""
+    backend = await opened(tmp_path)
+    seen: set[str] = set()
+    for run in (backend._writer._connection, backend._reader._connection):
+        run.set_trace_callback(seen.add)
+    start = (await backend.server_info()).cursor
+    await backend.set_options("a", Options(capacity=4, indexable_fields=("value.x",), ttl=timedelta(hours=1)))
+    await backend.put([struct("a", str(n), {"x": "y", "$index": {"cidr": "10.0.0.0/8"}}) for n in range(6)])
+    await backend.put([gone("a", "4"), struct("b", "1")])
+    for type in ("", "a"):
+        await backend.latest(type)
+        await so_far(backend, Cursor(start.server_version, 0), type)
+        for filter in ({"id": "5"}, {"value": {"x": "y"}}, {"$index": "10.1.2.3"}, {"type": "a"}):
+            await backend.query(type, filter=filter, limit=10)
+    await backend.clean_up()
+    await backend.list_types()
+    await backend.lease("job", "ada", TTL)
+    await backend.close()
+
+    database = sqlite3.connect(tmp_path / FILE)
+    plans = {
+        statement: [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        for statement in seen
+        if statement.startswith(("SELECT", "UPDATE", "DELETE"))
+    }
+    database.close()
+    small = ("SCAN option", "SCAN kind", "SCAN CONSTANT ROW")
+    for statement, plan in plans.items():
+        for step in plan:
+            assert not step.startswith("SCAN") or step.startswith(small), statement
+            assert "TEMP B-TREE" not in step, statement
+        if "AND id >" in statement:
+            assert plan == ["SEARCH record USING INDEX sqlite_autoindex_record_1 (type=? AND id>?)"]
+    assert len(plans) > 25
+
+
 @pytest.mark.parametrize(
     ("connection", "environ", "directory"),
     [

@@ -390,7 +390,7 @@ async def test_a_write_that_waits_while_writes_are_held_goes_to_the_store_that_t
 
 
 async def test_the_views_of_sessions_and_configuration_follow_into_the_new_store(tmp_path: Path) -> None:
-    """Nobody is a stranger and no route is gone, not for a moment: what is in the views stays until the new is whole."""
+    """Nobody is a stranger and no route is gone, not for a moment: the views change from whole to whole."""
     async with (
         house() as at,
         open_sessions(at.databroker, at.clock, at.health) as sessions,
