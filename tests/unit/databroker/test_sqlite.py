@@ -331,6 +331,28 @@ async def test_a_file_moved_away_under_our_feet_is_an_error_and_no_crash(tmp_pat
     await backend.close()
 
 
+async def test_a_large_clean_up_goes_in_pieces_and_to_the_end(tmp_path: Path) -> None:
+    """D-17: others write between the pieces."""
+    clock = ManualClock()
+    backend = await opened(tmp_path, clock)
+    await backend.set_options("a", Options(ttl=timedelta(hours=1)))
+    await backend.put([struct("a", f"{number:05}") for number in range(4500)])
+    clock.jump(7200)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(backend.clean_up())
+        for number in range(20):
+            group.create_task(backend.put([struct("b", str(number))]))
+
+    assert await backend.list_types() == ("b",)
+    info = await backend.server_info()
+    assert info.latest_record_version == 4500 + 20 + 4500
+    assert 4500 <= info.earliest_record_version <= 4520
+    clock.jump(7200)
+    await backend.clean_up()
+    assert (await backend.server_info()).earliest_record_version == info.latest_record_version
+    await backend.close()
+
+
 async def test_no_statement_looks_at_more_than_it_needs(tmp_path: Path) -> None:
     """The cost is the work asked for, not the size of the tables: SQLite's own plans say so, of every statement."""
     backend = await opened(tmp_path)
