@@ -36,7 +36,7 @@ check: $(READY) ## Format, lint, types, floors and fast tests: the inner loop
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m 'not e2e' tests
+	$(BIN)/pytest -q -n auto --dist loadfile -m 'not e2e' tests
 
 format: $(READY) ## Let ruff write the formatting and the fixes it is sure of
 	$(BIN)/ruff format .

@@ -9,7 +9,7 @@ from pomerium_agent.authorize.decide import CERTIFICATE_TEXT, Case, Decision
 from pomerium_agent.authorize.login import Denial, is_form, is_grpc, is_grpc_web
 from pomerium_agent.authorize.page import Page, on_the_way, render_page
 from pomerium_agent.authorize.rules import Rules
-from pomerium_agent.look import Cause, login_loop, render_message
+from pomerium_agent.look import Cause, login_loop, render_message, security_headers
 from pomerium_agent.pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
@@ -19,6 +19,11 @@ KUBERNETES_REASON = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 450
 PHRASES = {status.value: status.phrase for status in HTTPStatus} | {450: "device not authorized", 495: CERTIFICATE_TEXT}
 RETRY_SECONDS = "5"
 JSON = ("content-type", "application/json")
+PAGE = (
+    ("content-type", "text/html; charset=UTF-8"),
+    ("x-pomerium-intercepted-response", "true"),
+    *((name.lower(), value) for name, value in security_headers().items()),  # it names the visitor: kept nowhere
+)
 
 
 class Form(NamedTuple):
@@ -67,8 +72,7 @@ def render(case: Case, decision: Decision, denial: Denial, rules: Rules) -> Form
         return Form(denial.status, grpc, "")
     if denial.script and not is_form(question):
         return Form(denial.status, (JSON, *more), _json(case, denial))
-    page = (("content-type", "text/html; charset=UTF-8"), ("x-pomerium-intercepted-response", "true"))
-    return Form(denial.status, (*page, *more), _page(case, decision, denial, rules))
+    return Form(denial.status, (*PAGE, *more), _page(case, decision, denial, rules))
 
 
 def _json(case: Case, denial: Denial) -> str:

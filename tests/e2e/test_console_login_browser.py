@@ -85,7 +85,7 @@ async def sign_in(page: Page, user: OidcUser) -> None:
 
 
 async def test_a_cluster_without_a_provider_has_its_people_logged_in_by_the_console() -> None:
-    """N-7, N-13, N-14, N-16, N-45, N-46: consent is asked for once, and the sealed answer lets the browser in."""
+    """N-7, N-11, N-13, N-14, N-16, N-45, N-46: consent is asked for once, and the sealed answer lets the browser in."""
     port = free_port()
     client = OidcClient(redirect_uris=(f"https://{HOST}:{port}/oauth2/callback",))
     async with open_browser() as browser, hosted(client, port) as (world, replica), open_profile(browser) as profile:

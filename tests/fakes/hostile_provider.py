@@ -24,7 +24,14 @@ KEYS: Mapping[str, Key] = {
     "HS256": OctKey.generate_key(256, {"kid": "oct"}),
 }
 ROLLED = RSAKey.generate_key(2048, {"kid": "rolled"})
-LEAVE_OUT = object()  # as the value of a change: the name is left out
+
+
+class _LeaveOut:
+    def __repr__(self) -> str:
+        return "left out"
+
+
+LEAVE_OUT = _LeaveOut()  # as the value of a change: the name is left out
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

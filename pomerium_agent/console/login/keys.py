@@ -14,7 +14,6 @@ from pomerium_agent.handoff.hpke import public_bytes
 
 LEAD = timedelta(minutes=10)  # between being listed and being published: bundles reach replicas in that time
 IN_FLIGHT = timedelta(minutes=10)  # how long a sign-in that began with the old key may take to end
-CACHED = timedelta(seconds=60)  # how long replicas remember what was published (authenticate 3.5)
 FNV_OFFSET, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
@@ -54,11 +53,6 @@ class LoginKeys:
     def upcoming(self, now: datetime) -> LoginKey | None:
         """The one that a rotation under way has made."""
         return next((key for key in self.keys if key.current_from > now), None)
-
-    def answering(self, asked: LoginKey, now: datetime) -> LoginKey:
-        """Which key seals an answer: right after a change, the one the replica still takes for the published one."""
-        current = self.current(now)
-        return asked if now - current.current_from < CACHED and asked in self.keys else current
 
     def over(self, now: datetime) -> tuple[LoginKey, ...]:
         """Those that were replaced so long ago that no sign-in uses them any more."""

@@ -10,7 +10,6 @@ from aiohttp import web
 from pomerium_agent.console.login.answers import Refusal, lead_on, refuse, trouble
 from pomerium_agent.console.login.consent import ask_consent
 from pomerium_agent.console.login.desk import Asked
-from pomerium_agent.console.login.keys import LoginKey
 from pomerium_agent.console.login.profile import identity_profile
 from pomerium_agent.console.login.round_trip import begin, browser_session
 from pomerium_agent.console.login.sessions import Session
@@ -48,7 +47,6 @@ class Question:
     """What a cluster asks, opened and checked. Nothing from outside the seal is in it (N-8)."""
 
     sealed: SealedQuery
-    key: LoginKey  # to which it was sealed
     tenant: Tenant
     inner: dict[str, str] = field(repr=False)
     redirect_uri: str
@@ -126,7 +124,7 @@ def _sealed(asked: Asked) -> SealedQuery:
 
 def _open(asked: Asked, sealed: SealedQuery, tenant: Tenant) -> Question:
     """Raises Refusal: 400 without detail for what cannot be opened (N-6), or leads out of the cluster (N-45)."""
-    inner, key = _inner(asked, sealed)
+    inner = _inner(asked, sealed)
     redirect_uri, programmatic = inner.get(REDIRECT, ""), inner.get(PROGRAMMATIC, "") == "true"
     if not (tenant.serves(redirect_uri) or (programmatic and tenant.takes_programmatic(redirect_uri))):
         raise _elsewhere("the redirect leads out of the cluster", tenant)
@@ -135,7 +133,6 @@ def _open(asked: Asked, sealed: SealedQuery, tenant: Tenant) -> Question:
         raise _elsewhere("the callback leads out of the cluster", tenant)
     return Question(
         sealed=sealed,
-        key=key,
         tenant=tenant,
         inner=inner,
         redirect_uri=redirect_uri,
@@ -144,11 +141,11 @@ def _open(asked: Asked, sealed: SealedQuery, tenant: Tenant) -> Question:
     )
 
 
-def _inner(asked: Asked, sealed: SealedQuery) -> tuple[dict[str, str], LoginKey]:
+def _inner(asked: Asked, sealed: SealedQuery) -> dict[str, str]:
     """With the newest key first, which nearly everybody uses."""
     for key in reversed(asked.keys.keys):
         try:
-            return open_query(sealed, key.private, limit=MAX_INFLATED), key
+            return open_query(sealed, key.private, limit=MAX_INFLATED)
         except HandoffRejected as error:
             reason = str(error)
     raise _unreadable(reason)
@@ -189,7 +186,7 @@ def _answer(asked: Asked, question: Question, session: Session) -> str:
         answers.append((BIND, question.inner[BIND]))
     query = seal_query(
         [*(pair for pair in own if pair[0] not in OURS), *answers],
-        sender=asked.keys.answering(question.key, asked.now).private,
+        sender=asked.keys.current(asked.now).private,  # replicas look again when they know another one
         receiver=question.sealed.sender,
         version=question.sealed.version,
     )

@@ -322,7 +322,17 @@ def test_an_authority_for_clients_that_cannot_be_read_trusts_nobody_and_spoils_n
         ({"match_subject_alt_names": [{"pattern": "a"}]}, "match_subject_alt_names"),
         ({"max_verify_depth": 101}, "max_verify_depth"),
     ],
-    ids=str,
+    ids=(
+        "junk",
+        "ca",
+        "crl-and-ca",
+        "crl-and-more",
+        "not-der",
+        "bad-regex",
+        "two-in-one",
+        "no-type",
+        "depth",
+    ),
 )
 def test_what_holds_for_all_authorities_and_cannot_be_read_lets_nobody_in(broken: dict[str, Any], field: str) -> None:
     """A-18: not even with the value from before, which may let in somebody whom the new one keeps out."""

@@ -193,6 +193,7 @@ async def test_a_failure_to_keep_it_is_reported_and_nothing_else(tmp_path: Path)
         (seal(KEY, b"[]"), "expected a JSON object"),
         (seal(KEY, b'{"sharedSecret": 7}'), "sharedSecret is not base64"),
     ],
+    ids=("empty", "nonce", "zeros", "other-key", "cut-short", "not-utf8", "list", "number"),
 )
 async def test_a_file_that_cannot_be_used_is_named_and_the_start_goes_on(
     tmp_path: Path, content: bytes, complaint: str

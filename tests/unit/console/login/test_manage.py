@@ -263,7 +263,7 @@ def test_a_secret_file_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest
         ({"provider": "hosted"}, "--provider"),
         ({"provider": "nobody"}, "idp_provider"),
         ({"url": ""}, "idp_provider_url"),
-        ({"url": "http://idp.example.com"}, "--url"),
+        ({"url": "http://idp.example.com"}, "idp_provider_url"),
         ({"client_id": ""}, "idp_client_id"),
         ({"public_url": "http://login.example.com"}, "--public-url"),
         ({"public_url": "https://login.example.com/path"}, "--public-url"),
