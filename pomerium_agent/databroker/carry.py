@@ -102,12 +102,15 @@ class Carrier:
         owned = {type for record in entries if (entry := entry_from_record(record)) for type in entry.record_types}
         bundled = frozenset((*owned, CACHE_ENTRY_TYPE))
         self._left_alone = frozenset()
-        holder = str(uuid4())
+        holder, waiting = str(uuid4()), False
         while not await self._has_bundles():
             if not entries:
                 return bundled  # there is nothing to take, here or there
             if not await self._new.lease(BUNDLE_LEASE, holder, LEASE_TTL):
-                await self._clock.sleep(LOOK_AGAIN)  # whoever has it is about to bring them in
+                if not waiting:
+                    log.info("another replica brings the configuration into the new storage, waiting for it")
+                    waiting = True
+                await self._clock.sleep(LOOK_AGAIN)
                 continue
             try:
                 if not await self._has_bundles():

@@ -122,11 +122,16 @@ class _Change:
             return
         log.info("changing the databroker's storage", before=before, to=kind)
         backoff = Backoff()
-        began = self._clock.monotonic()
+        gone_since: float | None = None  # the old store; a new one that cannot be opened says nothing about it
         while True:
+            now = self._clock.monotonic()
             try:
-                await self._try(name, without_old=self._clock.monotonic() - began > OLD_SECONDS)
+                await self._try(name, without_old=gone_since is not None and now - gone_since > OLD_SECONDS)
             except (Retryable, SettingsError) as error:
+                if not isinstance(error, OldStoreGone):
+                    gone_since = None
+                elif gone_since is None:
+                    gone_since = now
                 wait = backoff.next()
                 log.error(
                     "storage not changed, the old one goes on",
