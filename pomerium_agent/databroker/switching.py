@@ -37,6 +37,7 @@ class Store:
         self._open = asyncio.Event()
         self._open.set()
         self._moved = False
+        self._leases: set[tuple[str, str]] = set()  # taken here and not given back: name and holder
         self._waiting: set[asyncio.Timeout] = set()  # readers of changes that wait for the next one
 
     # --- what the databroker does with it ------------------------------------------------------
@@ -58,8 +59,8 @@ class Store:
             waiting.reschedule(asyncio.get_running_loop().time())
 
     async def idle(self) -> None:
-        """Return once no call is under way."""
-        await self._until(lambda: self._calls == 0)
+        """Return once no call is under way, and the jobs that ran under a lease in here have ended."""
+        await self._until(lambda: self._calls == 0 and not self._leases)
 
     async def close(self) -> None:
         await self._backend.close()
@@ -106,10 +107,20 @@ class Store:
 
     async def lease(self, name: str, holder: str, ttl: timedelta) -> bool:
         async with self._writing():
-            return await self._backend.lease(name, holder, ttl)
+            taken = await self._backend.lease(name, holder, ttl)
+            if taken:
+                self._leases.add((name, holder))
+            else:
+                self._leases.discard((name, holder))
+            return taken
 
     async def release(self, name: str, holder: str) -> None:
-        await self._backend.release(name, holder)  # also when another took over: others may wait for it here
+        """Also when another store took over: somebody may wait for the lease in here."""
+        try:
+            await self._backend.release(name, holder)
+        finally:
+            self._leases.discard((name, holder))
+            self._ended.set()
 
     async def latest(self, type: str = "") -> tuple[Cursor, tuple[Record, ...]]:
         with self._calling():

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from pomerium_agent.config import open_config
-from pomerium_agent.databroker import Databroker, MemoryBackend, Options, Reset, Store, follow, open_databroker
+from pomerium_agent.databroker import (
+    Backend,
+    Databroker,
+    MemoryBackend,
+    Options,
+    Reset,
+    Store,
+    follow,
+    hold_lease,
+    open_databroker,
+)
 from pomerium_agent.databroker.bundle_entry import BUNDLE_LEASE, CACHE_ENTRY_TYPE, CacheEntry, entry_to_record
 from pomerium_agent.databroker.carry import Carrier
 from pomerium_agent.databroker.sqlite import open_sqlite
@@ -20,6 +30,7 @@ from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.records import Cursor, Record, pack
 from pomerium_agent.runtime.health import Check, Health, Status
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.sessions.live import open_sessions
 from tests.contract.stores import SESSION, current_ids, first, gone, session, so_far, struct, user
 from tests.fakes.clock import ManualClock, settle
@@ -372,6 +383,34 @@ async def _refused(backend: object, cursor: Cursor) -> None:
     assert isinstance(backend, Store)
     with pytest.raises(DatabrokerUnavailable, match="moved"):
         await first(1, backend.changes(cursor))
+
+
+async def test_a_leased_job_ends_gives_its_lease_back_and_begins_anew_in_the_new_store(tmp_path: Path) -> None:
+    """Z-25, Z-29: and never runs without the lease of the store it works in."""
+    async with house(f"file://{tmp_path}/store") as at:
+        worked_in: list[object] = []
+
+        async def under(store: Backend) -> None:
+            async def job() -> None:
+                worked_in.append(store)
+                await asyncio.Event().wait()
+
+            await hold_lease(store, "job", TTL, job, at.clock)
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(rerun_on_change(at.databroker.stores, under))
+            await until(lambda: len(worked_in) == 1)
+            before = at.databroker.store
+            await at.change(None)
+            await until(lambda: len(worked_in) == 2)
+            assert worked_in == [before, at.databroker.store]
+            assert not await at.databroker.lease("job", "another", TTL)
+            await at.until_well()
+            task.cancel()
+
+    backend = await open_sqlite(f"file://{tmp_path}/store", ManualClock())
+    assert await backend.lease("job", "another", TTL)  # given back before the file was closed
+    await backend.close()
 
 
 async def test_a_write_that_waits_while_writes_are_held_goes_to_the_store_that_took_over() -> None:
