@@ -6,15 +6,18 @@ from pomerium_agent.databroker.follow import Change, Reset, Updated, follow
 from pomerium_agent.databroker.leases import hold_lease
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.databroker.storage import check_storage, open_databroker, storage_kind
+from pomerium_agent.databroker.switching import Databroker, Store
 
 __all__ = [
     "Backend",
     "Change",
+    "Databroker",
     "Found",
     "MemoryBackend",
     "Options",
     "Reset",
     "ServerInfo",
+    "Store",
     "Updated",
     "Written",
     "check_storage",

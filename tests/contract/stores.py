@@ -5,11 +5,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from tempfile import TemporaryDirectory
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from pomerium_agent.databroker import Backend, MemoryBackend
+from pomerium_agent import databroker
+from pomerium_agent.databroker import Backend, Databroker, MemoryBackend
+from pomerium_agent.databroker.sqlite import open_sqlite
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import Cursor, Record, pack, type_url
 from tests.fakes.clock import ManualClock
@@ -50,8 +53,35 @@ async def open_wire() -> AsyncIterator[Store]:
         yield Store(backend, store.clock)
 
 
+@asynccontextmanager
+async def open_file() -> AsyncIterator[Store]:
+    clock = ManualClock()
+    with TemporaryDirectory(prefix="pb-") as directory:
+        backend = await open_sqlite(f"file://{directory}/store", clock)
+        try:
+            yield Store(backend, clock)
+        finally:
+            await backend.close()
+
+
+@asynccontextmanager
+async def open_replaceable() -> AsyncIterator[Store]:
+    """What the agent works with: a store that another could replace."""
+    clock = ManualClock()
+    backend = Databroker(databroker.Store(MemoryBackend(clock)))
+    try:
+        yield Store(backend, clock)
+    finally:
+        await backend.close()
+
+
 # A new backend adds its name here, and passes.
-IMPLEMENTATIONS: dict[str, OpenStore] = {"memory": open_memory, "wire": open_wire}
+IMPLEMENTATIONS: dict[str, OpenStore] = {
+    "file": open_file,
+    "memory": open_memory,
+    "replaceable": open_replaceable,
+    "wire": open_wire,
+}
 
 
 def session(id: str, user_id: str = "", *, subject: str = "", access_token: str = "", refresh: str = "") -> Record:
