@@ -2,10 +2,12 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
+
+from tests.fakes.postgres import Postgres, open_postgres_server
 
 # No example is timed: the machine may be busy. CI draws the same examples every time, so that it judges the change
 # and not its luck; everywhere else each run looks at new ones.
@@ -25,3 +27,10 @@ def free_port() -> Callable[[], int]:
             return port
 
     return pick
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server on loopback; tests that need one are skipped where there is none."""
+    with open_postgres_server() as server:
+        yield server
