@@ -23,26 +23,28 @@ def storage_kind(connection: str | None) -> StorageKind:
 
 
 def check_storage(connection: str | None) -> None:
-    """Raise SettingsError for a kind of store that this version does not have; the connection is not shown."""
+    """Raise SettingsError for a store that cannot be opened here, whatever happens; the connection is not shown."""
     kind = storage_kind(connection)
-    if kind != "memory":
+    if kind == "file":
         raise SettingsError(
             f"databroker storage: the control plane asks for {kind!r} storage, which this version does not have yet; "
             "remove the databroker storage connection from the cluster's settings to keep records in memory"
         )
+    if kind == "postgres" and connection is not None:
+        from pomerium_agent.databroker.postgres import parse_connection  # its driver is not needed without a database
+
+        parse_connection(connection)
 
 
 @asynccontextmanager
 async def open_databroker(storage: str | None, clock: Clock, health: Health) -> AsyncIterator[Backend]:
     """Open the store that the bootstrap names (None: memory) and keep it clean; yields when it is ready.
 
-    Raises SettingsError for a kind of store that this version does not have. The connection itself may hold a
-    password, so no error shows it.
+    Raises SettingsError for a store that cannot be opened here. The connection itself may hold a password, so no
+    error shows it. A database that is not there yet is waited for by whoever asks (see `open_postgres`).
     """
-    backend = _backend(storage, clock)
-    async with asyncio.TaskGroup() as group:
+    async with _open(storage, clock, health) as backend, asyncio.TaskGroup() as group:
         cleaning = group.create_task(run_cleanup(backend, clock, health))
-        health.running(Check.STORAGE, backend=storage_kind(storage))
         try:
             yield backend
         finally:
@@ -51,6 +53,14 @@ async def open_databroker(storage: str | None, clock: Clock, health: Health) -> 
             await backend.close()
 
 
-def _backend(storage: str | None, clock: Clock) -> Backend:
+@asynccontextmanager
+async def _open(storage: str | None, clock: Clock, health: Health) -> AsyncIterator[Backend]:
     check_storage(storage)
-    return MemoryBackend(clock)
+    if storage is not None and storage_kind(storage) == "postgres":
+        from pomerium_agent.databroker.postgres import open_postgres
+
+        async with open_postgres(storage, clock, health) as database:
+            yield database
+    else:
+        health.running(Check.STORAGE, backend=storage_kind(storage))
+        yield MemoryBackend(clock)

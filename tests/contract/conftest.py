@@ -6,8 +6,10 @@ import pytest
 
 from tests.contract.stores import IMPLEMENTATIONS, ON_A_SERVER, OpenStore
 
+SLOW = pytest.mark.timeout(240)  # long histories on a real server, on a machine that does other things as well
 
-@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *ON_A_SERVER]))
+
+@pytest.fixture(params=[*IMPLEMENTATIONS, *(pytest.param(name, marks=SLOW) for name in ON_A_SERVER)])
 def open_store(request: pytest.FixtureRequest) -> OpenStore:
     """A factory of fresh, empty stores; the test opens them in its own body."""
     if request.param in ON_A_SERVER:

@@ -85,7 +85,7 @@ class Link:
         pool = await self._opened()
         connection = await pool.acquire()
         try:
-            yield connection
+            yield connection  # type: ignore[misc]  # a proxy with all the methods of a connection
         except AgentError:
             raise
         except BaseException:
@@ -116,19 +116,28 @@ class Link:
     async def close(self) -> None:
         """End every connection at once; nobody waits for an answer any more."""
         self._closed = True
-        if self._pool is not None:
-            self._pool.terminate()
+        self.drop()
+
+    def drop(self) -> None:
+        """Give up every connection there is: nobody answers on them. The next call makes a new one."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            with suppress(asyncpg.InterfaceError):  # it was being opened
+                pool.terminate()
 
     async def _opened(self) -> "asyncpg.Pool[asyncpg.Record]":
+        if self._closed:
+            raise DatabrokerUnavailable("the databroker was closed")
         if self._pool is None:
             self._pool = asyncpg.create_pool(
-                min_size=0,
+                min_size=self._target.min_connections,
                 max_size=self._target.max_connections,
                 connect=self._connect_for_pool,
                 reset=_leave_as_is,
             )
-        await self._pool
-        return self._pool
+        pool = self._pool
+        await pool
+        return pool
 
     async def _connect_for_pool(self, *_: object, **__: object) -> Connection:
         return await self.connect()

@@ -60,7 +60,7 @@ class Watch:
         finally:
             self.tried.set()
         try:
-            while True:
+            while True:  # what ends it is told to `supervise`, which has it connect again
                 self._poked.clear()
                 with translated():
                     async with asyncio.timeout(LOOK_SECONDS):
@@ -69,6 +69,8 @@ class Watch:
                 wait = SETTLE if self._tail.waits else POLL
                 await first_of(self._poked.wait(), self._clock.sleep(wait))
         finally:
+            if not connection.is_closed():  # nobody answers; on the other connections nobody will, either
+                self._link.drop()
             connection.terminate()
 
     async def _open(self) -> Connection:
@@ -106,4 +108,5 @@ class Watch:
         if not self._tail.out_of_reach:
             log.warning("database out of reach", reason=reason)
         self._tail.out_of_reach = reason
+        self._link.drop()
         self._tail.wake()
