@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -158,13 +158,11 @@ class PostgresServer:
 
     def pause(self) -> None:
         """Freeze it with all its processes: connections stay, nobody answers."""
-        for pid in self._pids():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Go on after `pause`."""
-        for pid in reversed(self._pids()):
-            os.kill(pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def standby(self) -> "PostgresServer":
         """A running copy that follows this one. Remove it before this one."""
@@ -206,8 +204,13 @@ class PostgresServer:
         own = self._process is not None and lines[:1] == [str(self._process.pid)]
         return lines[STATE_LINE].strip() if own and len(lines) > STATE_LINE else ""
 
+    def _signal(self, number: signal.Signals) -> None:
+        """To the server first, so that it starts no further children, and to each of them."""
+        for pid in self._pids():
+            with suppress(ProcessLookupError):  # it ended by itself
+                os.kill(pid, number)
+
     def _pids(self) -> list[int]:
-        """The server and its children; the server first, so that it starts no further ones."""
         if self._process is None:
             raise RuntimeError("it does not run")
         parent = str(self._process.pid)

@@ -113,7 +113,7 @@ class PostgresBackend:
             horizon = (await self._reader.horizon()).version
             self._tail.check_same(after, life)
             page = await self._reader.page(version, horizon, type)
-            _check_readable(page, after.server_version, version)
+            _check_readable(page, after.server_version, version, horizon)
             for change in page.changes:
                 self._tail.check()
                 self._tail.check_same(after, life)
@@ -153,10 +153,11 @@ class PostgresBackend:
         await self._link.close()
 
 
-def _check_readable(page: Page, server_version: int, record_version: int) -> None:
+def _check_readable(page: Page, server_version: int, record_version: int, horizon: int) -> None:
     if page.server_version != server_version:
         raise CursorExpired("invalid server version: the records were cleared since, or are those of another store")
-    if page.earliest and record_version < page.earliest - 1:
+    # What lies beyond the horizon may begin with a hole that is filled later, so its beginning says nothing yet.
+    if page.earliest and record_version < min(page.earliest, horizon + 1) - 1:
         raise CursorExpired(
             f"invalid record version: changes after {record_version} were cleaned up, the log begins at {page.earliest}"
         )

@@ -54,7 +54,7 @@ def decode(text: str | None) -> Payload | None:
         if opaque is not None:
             return opaque
         message = json_format.ParseDict(fields, any_pb2.Any(), ignore_unknown_fields=True)
-    except (ValueError, TypeError, json_format.ParseError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, json_format.ParseError, RecursionError):
         return None
     # Not the bytes that the parser put into the Any: those of messages with maps are in no certain order.
     return _deterministic(message)

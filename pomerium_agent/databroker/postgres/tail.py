@@ -115,22 +115,19 @@ class Tail:
     async def _look(self, connection: Connection) -> int:
         state = await self._state(connection, self._version)
         if state["server_version"] != self._server_version:
-            self._begin(state["server_version"], max(0, state["earliest"] - 1))
-            state = await self._state(connection, self._version)
-        latest: int = state["latest"]
-        if latest < self._version:
+            self._server_version, self._version, self._pending = state["server_version"], 0, None
+            state = await self._state(connection, 0)
+        elif state["latest"] < self._version:
             # The server came back without its last commits: a standby that had not heard of them was promoted.
-            log.warning("database lost changes", seen_up_to=self._version, now_up_to=latest)
+            log.warning("database lost changes", seen_up_to=self._version, now_up_to=state["latest"])
             self._lives += 1
-            self._begin(self._server_version, latest)
-        elif state["above"] == latest - self._version:
-            self._version, self._pending = latest, None
+            self._version, self._pending = 0, None
+            state = await self._state(connection, 0)
+        if state["above"] == state["latest"] - self._version:
+            self._version, self._pending = state["latest"], None
         else:
-            self._settle(latest, await self._writers(connection))
+            self._settle(state["latest"], await self._writers(connection))
         return int(state["earliest"])
-
-    def _begin(self, server_version: int, version: int) -> None:
-        self._server_version, self._version, self._pending = server_version, version, None
 
     def _settle(self, latest: int, writers: frozenset[str]) -> None:
         """There is a hole up to `latest`, and `writers` were at work after we saw it."""

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 CHANNEL = "pomerium_record_change"
 POLL = 5.0  # seconds
 SETTLE = 0.05  # seconds until the next look while somebody's transaction keeps readers waiting
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 5.0
 MIGRATE_SECONDS = 300.0
 RETRY_CAP = 5.0  # seconds; a failover should not last longer here than there
 

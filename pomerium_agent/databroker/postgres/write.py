@@ -31,7 +31,7 @@ BEGIN = f"""
     begin isolation level read committed read write;
     set local lock_timeout = '20s';
     set local statement_timeout = '25s';
-    set local idle_in_transaction_session_timeout = '10s';
+    set local idle_in_transaction_session_timeout = '5s';
     select pg_advisory_xact_lock({WRITE_LOCK});
 """
 BEGIN_AND_NOTIFY = BEGIN + "notify pomerium_record_change;"
