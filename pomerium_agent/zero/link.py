@@ -14,7 +14,7 @@ from pomerium_agent.runtime.backoff import patient
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.runtime.supervisor import supervise
+from pomerium_agent.runtime.supervisor import supervise, until_done
 from pomerium_agent.settings import Settings
 from pomerium_agent.zero.answers import BootstrapConfig
 from pomerium_agent.zero.api import PATIENCE, ClusterApi, Patience
@@ -23,6 +23,7 @@ from pomerium_agent.zero.bootstrap_file import BootstrapFile
 from pomerium_agent.zero.bundles import Downloader, DownloadUrls
 from pomerium_agent.zero.connect import ConnectStream, Events
 from pomerium_agent.zero.egress import tls_context, trusted_roots
+from pomerium_agent.zero.filled import notice_filled
 from pomerium_agent.zero.identity import read_identity
 from pomerium_agent.zero.nudge import ConnectionState, Schedule, rerun_on_change
 from pomerium_agent.zero.reconciler import Reconciler
@@ -40,7 +41,7 @@ class Link:
     """Our end of the line: what the rest of the agent may read, and what the jobs work with.
 
     `bootstrap` is None until the file or the API has told who we are (Z-8). `events` holds what the stream said.
-    `filled` is true once the jobs have brought the configuration into the databroker.
+    `filled` is true once the configuration is in the databroker: the jobs brought it, or those of another replica.
     """
 
     secrets: DerivedSecrets
@@ -108,6 +109,7 @@ async def run_jobs(link: Link, backend: Backend) -> AsyncIterator[None]:
             jobs = [
                 group.create_task(link.standing.while_welcome(link.reporter.run)),
                 group.create_task(link.standing.while_welcome(lambda: _run_leased_jobs(link, backend))),
+                group.create_task(_notice_filled(link, backend)),
             ]
             yield
             for job in jobs:
@@ -115,6 +117,15 @@ async def run_jobs(link: Link, backend: Backend) -> AsyncIterator[None]:
     finally:
         if link.standing.welcome:
             await link.reporter.flush()
+
+
+async def _notice_filled(link: Link, backend: Backend) -> None:
+    """In memory only our own jobs can have filled it, and they say so themselves."""
+    bootstrap = link.bootstrap.value
+    if bootstrap is not None and bootstrap.storage_connection is not None:
+        await until_done(
+            "zero-filled", lambda: notice_filled(backend, link.filled), clock=link.clock, backoff=patient()
+        )
 
 
 async def _run_leased_jobs(link: Link, backend: Backend) -> None:

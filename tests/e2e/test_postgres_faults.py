@@ -193,11 +193,12 @@ async def test_a_commit_whose_answer_is_lost_is_not_called_done(postgres: Postgr
         open_postgres(at(database, proxy.port), SystemClock(), Health()) as backend,
         open_postgres(database.url, SystemClock(), Health()) as other,
     ):
+        await other.put([struct(TYPE, "before")])
         cursor = await end(other)
         if stored:
-            proxy.cut_after = b"commit"
+            proxy.cut_after = b"commit\0"
         else:
-            proxy.cut_before = b"commit"
+            proxy.cut_before = b"commit\0"
         with pytest.raises(DatabrokerUnavailable):
             await backend.put([struct(TYPE, "1"), struct(TYPE, "2")])
 

@@ -58,7 +58,7 @@ class Link:
             host=host,
             port=port,
             user=target.user,
-            password=target.password,
+            password=None if target.password is None else str(target.password),  # it wants no subclass of str
             database=target.database,
             passfile=target.passfile,
             ssl=context,
