@@ -22,6 +22,7 @@ from pomerium_agent.errors import InvalidRequest
 from pomerium_agent.records import Payload, pack, type_url
 
 OPAQUE = "pomerium-agent/opaque"  # the one key of a Struct that holds what we could not decode
+TEXT_IN_LOOP = 65_536  # characters up to which encoding or decoding is no work worth a thread
 PLAIN_BELOW = 1e21  # from here on JSON numbers are written with an exponent
 _STRUCT = type_url(struct_pb2.Struct)
 _EMPTY = type_url(empty_pb2.Empty)

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import asyncpg
 
 from pomerium_agent.databroker.backend import PAGE_SIZE, Found
 from pomerium_agent.databroker.filters import parse_filter
-from pomerium_agent.databroker.postgres.encoding import decode, placeholder
+from pomerium_agent.databroker.postgres.encoding import TEXT_IN_LOOP, decode, placeholder
 from pomerium_agent.databroker.postgres.filters import Conditions
 from pomerium_agent.databroker.postgres.link import Connection, Link
 from pomerium_agent.databroker.postgres.tail import Horizon, Tail
@@ -78,8 +79,13 @@ class Reader:
             rows = await connection.fetch(PAGE, min(after, MAX_VERSION), horizon, type, PAGE_SIZE)
         if not rows:
             raise DatabrokerUnavailable("the database has no row in pomerium.migration_info")
-        changes = tuple(_record(row, deleted_at=row["deleted_at"]) for row in rows if row["version"] is not None)
-        return Page(rows[0]["server_version"], rows[0]["earliest"], changes)
+        found = [row for row in rows if row["version"] is not None]
+        changes = [record async for record in _records(found)]
+        return Page(
+            rows[0]["server_version"],
+            rows[0]["earliest"],
+            tuple(replace(c, deleted_at=row["deleted_at"]) for c, row in zip(changes, found, strict=True)),
+        )
 
     async def latest(self, type: str) -> tuple[Cursor, tuple[Record, ...]]:
         """All current records, in one snapshot that is no older than the cursor."""
@@ -146,17 +152,16 @@ async def _rows(connection: Connection, statement: str, parameters: Sequence[obj
 async def _records(rows: Sequence[asyncpg.Record]) -> AsyncIterator[Record]:
     """Decode, and let others have their turn: JSON is slow in Python."""
     for number, row in enumerate(rows, 1):
-        yield _record(row)
+        yield _record(row) if len(row["data"] or "") < TEXT_IN_LOOP else await asyncio.to_thread(_record, row)
         if number % PAGE_SIZE == 0:
             await asyncio.sleep(0)
 
 
-def _record(row: asyncpg.Record, deleted_at: object = None) -> Record:
+def _record(row: asyncpg.Record) -> Record:
     return Record(
         type=row["type"],
         id=row["id"],
         data=decode(row["data"]) or placeholder(row["id"]),
         version=row["version"],
         modified_at=row["modified_at"],
-        deleted_at=deleted_at,  # type: ignore[arg-type]
     )

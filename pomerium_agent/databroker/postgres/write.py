@@ -16,7 +16,7 @@ from pomerium_agent.databroker.backend import Written
 from pomerium_agent.databroker.index import network_of
 from pomerium_agent.databroker.options import BUILT_IN_OPTIONS
 from pomerium_agent.databroker.patch import patch_payload
-from pomerium_agent.databroker.postgres.encoding import decode, encode, placeholder
+from pomerium_agent.databroker.postgres.encoding import TEXT_IN_LOOP, decode, encode, placeholder
 from pomerium_agent.databroker.postgres.link import CALL_SECONDS, Connection, Link
 from pomerium_agent.databroker.postgres.schema import apply_options, new_server_version
 from pomerium_agent.errors import DatabrokerUnavailable, InvalidRequest
@@ -25,7 +25,6 @@ from pomerium_agent.runtime.clock import Clock
 
 RETENTION = timedelta(hours=1)
 WRITE_LOCK = 0x706F6D_777274  # "pom" "wrt"
-TEXT_IN_LOOP = 65_536  # bytes of payload up to which encoding is no work worth a thread
 # A writer that dies or hangs must not keep the others waiting: the server ends its transaction.
 BEGIN = f"""
     begin isolation level read committed read write;

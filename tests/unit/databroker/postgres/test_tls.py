@@ -31,8 +31,8 @@ def with_tls() -> Iterator[Postgres]:
             os.chown(file, data.stat().st_uid, data.stat().st_gid)
         (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
         postgres.server.stop()
-        with (data / "postgresql.conf").open("a") as file:
-            file.write("ssl = on\n")
+        with (data / "postgresql.conf").open("a") as settings:
+            settings.write("ssl = on\n")
         postgres.server.start()
         yield postgres
 
