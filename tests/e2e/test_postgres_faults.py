@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,6 +19,7 @@ from structlog.testing import capture_logs
 from pomerium_agent.databroker import Backend, Reset, follow, open_databroker
 from pomerium_agent.databroker.postgres import open_postgres
 from pomerium_agent.databroker.postgres.write import BEGIN
+from pomerium_agent.demo.postgres import run_postgres
 from pomerium_agent.errors import DatabrokerUnavailable
 from pomerium_agent.records import Cursor
 from pomerium_agent.runtime.clock import SystemClock
@@ -310,13 +313,18 @@ async def test_a_database_that_is_not_there_at_the_start_is_waited_for() -> None
                 assert health.reports[Check.STORAGE].attributes == {"backend": "postgres"}
 
 
-async def test_a_wrong_password_is_said_without_the_password() -> None:
-    from pomerium_agent.demo.postgres import run_postgres
-
+async def test_a_wrong_password_is_said_without_the_password(tmp_path: Path) -> None:
+    """11.1; the right one may come from a file."""
+    passfile = tmp_path / "pass"
+    await asyncio.to_thread(passfile.write_text, "127.0.0.1:*:*:pomerium:right one\n")
+    passfile.chmod(0o600)
     health = Health()
     with run_postgres(password="right one") as server:
         async with open_postgres(server.url(), SystemClock(), Health()) as backend:
             await backend.put([struct(TYPE, "1")])
+        filed = f"{server.url().replace(':right%20one', '')}?passfile={quote(str(passfile))}"
+        async with open_postgres(filed, SystemClock(), Health()) as backend:
+            assert await current_ids(backend) == ["1"]
         wrong = server.url().replace("right%20one", "hunter2")
         with capture_logs() as logs:
             async with open_databroker(wrong, SystemClock(), health) as backend:

@@ -80,7 +80,7 @@ def test_numbers_are_written_as_filters_compare_them() -> None:
     """Databroker 6: 1, not 1.0."""
     written = encode(pack(ParseDict({"a": 1, "b": -2.5, "c": 123456789}, struct_pb2.Struct())))
 
-    assert all(part in written for part in ('"a":1,', '"b":-2.5', '"c":123456789'))
+    assert json.loads(written, parse_int=str, parse_float=str)["value"] == {"a": "1", "b": "-2.5", "c": "123456789"}
 
 
 def test_an_empty_any_is_an_empty_object() -> None:
