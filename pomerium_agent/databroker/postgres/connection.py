@@ -61,6 +61,7 @@ IGNORED = frozenset(
         "pool_max_conn_lifetime",
         "pool_max_conn_lifetime_jitter",
         "pool_max_conn_idle_time",
+        "pool_min_conns",
         "pool_min_idle_conns",
         "pool_health_check_period",
         "pool_ping_timeout",
@@ -84,7 +85,6 @@ class ConnectionString:
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)
     connect_seconds: float = CONNECT_SECONDS
     max_connections: int = DEFAULT_CONNECTIONS
-    min_connections: int = 0
 
 
 def parse_connection(text: str) -> ConnectionString:
@@ -165,7 +165,6 @@ def _built(given: dict[str, str]) -> ConnectionString:
         raise _wrong("target_session_attrs asks for a server that cannot be written to; use read-write")
     if target not in WRITABLE:
         raise _wrong(f"target_session_attrs must be one of {', '.join(WRITABLE)}")
-    most = _number(rest, "pool_max_conns", DEFAULT_CONNECTIONS, 2, MAX_CONNECTIONS)
     password = rest.pop("password", None)
     return ConnectionString(
         hosts=_hosts(rest),
@@ -176,8 +175,7 @@ def _built(given: dict[str, str]) -> ConnectionString:
         tls=tls,
         target=target,
         connect_seconds=float(_number(rest, "connect_timeout", int(CONNECT_SECONDS), 0, 60)) or CONNECT_SECONDS,
-        max_connections=most,
-        min_connections=min(most, _number(rest, "pool_min_conns", 0, 0, MAX_CONNECTIONS)),
+        max_connections=_number(rest, "pool_max_conns", DEFAULT_CONNECTIONS, 2, MAX_CONNECTIONS),
         settings={"application_name": "pomerium-agent"} | rest,
     )
 

@@ -1,8 +1,9 @@
 """Connections to the database: host by host, pooled, every wait bounded, every failure in our own words."""
 
 import asyncio
+import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TypeAlias
 from urllib.parse import urlencode
@@ -18,6 +19,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 CALL_SECONDS = 30.0  # what one call of a backend may take, waiting for a connection and for other writers included
 ROLLBACK_SECONDS = 2.0
 RELEASE_SECONDS = 2.0
+TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
 # What is wrong with the values that a caller gave, and not with the database (SQLSTATE class 22, and NOT NULL).
 _BAD_VALUES = ("22", "23502")
@@ -49,6 +51,7 @@ class Link:
     async def _connect_to(self, host: str | None, port: int | None) -> Connection:
         target = self._target
         tls = dict(target.tls)
+        await asyncio.to_thread(_check_files, tls)
         context: ssl.SSLContext | None = None
         if tls.get("sslrootcert") == "system":
             context = await asyncio.to_thread(ssl.create_default_context)
@@ -130,7 +133,7 @@ class Link:
             raise DatabrokerUnavailable("the databroker was closed")
         if self._pool is None:
             self._pool = asyncpg.create_pool(
-                min_size=self._target.min_connections,
+                min_size=0,
                 max_size=self._target.max_connections,
                 connect=self._connect_for_pool,
                 reset=_leave_as_is,
@@ -141,6 +144,14 @@ class Link:
 
     async def _connect_for_pool(self, *_: object, **__: object) -> Connection:
         return await self.connect()
+
+
+def _check_files(tls: Mapping[str, str]) -> None:
+    """The driver would only say that there is no such file, and not which."""
+    for key in TLS_FILES:
+        file = tls.get(key, "system")
+        if file != "system" and not os.access(file, os.R_OK):
+            raise DatabrokerUnavailable(f"{key}: the file {file} is not there or cannot be read")
 
 
 async def _leave_as_is(_: object) -> None:

@@ -42,7 +42,7 @@ WRITERS = """
     where locktype = 'relation'
         and database = (select oid from pg_catalog.pg_database where datname = current_database())
         and relation = 'pomerium.record_changes'::regclass
-        and mode = 'RowExclusiveLock' and granted and pid <> pg_backend_pid()
+        and mode = 'RowExclusiveLock' and granted and pid is distinct from pg_backend_pid()
 """
 
 

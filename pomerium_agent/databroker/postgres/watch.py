@@ -9,6 +9,8 @@ A notification that is lost costs a reader at most POLL seconds (V2, D-32).
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import structlog
@@ -62,7 +64,7 @@ class Watch:
         try:
             while True:  # what ends it is told to `supervise`, which has it connect again
                 self._poked.clear()
-                with translated():
+                with _any_failure():
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._tail.advance(connection)
                 self._found()
@@ -76,7 +78,7 @@ class Watch:
     async def _open(self) -> Connection:
         connection = await self._link.connect()
         try:
-            with translated():
+            with _any_failure():
                 async with asyncio.timeout(MIGRATE_SECONDS):
                     if await migrate(connection) or not self._options_applied:
                         await apply_options(connection, BUILT_IN_OPTIONS)
@@ -85,9 +87,6 @@ class Watch:
                     await connection.add_listener(CHANNEL, lambda *_: self.poke())
                     connection.add_termination_listener(lambda *_: self.poke())
                     await self._tail.advance(connection)
-        except InvalidRequest as error:  # a value of our own, so the database is not what we take it for
-            connection.terminate()
-            raise DatabrokerUnavailable(str(error)) from error
         except BaseException:
             connection.terminate()
             raise
@@ -110,3 +109,13 @@ class Watch:
         self._tail.out_of_reach = reason
         self._link.drop()
         self._tail.wake()
+
+
+@contextmanager
+def _any_failure() -> Iterator[None]:
+    """Nobody gave us a value here, so one that is refused means that the database is not what we take it for."""
+    try:
+        with translated():
+            yield
+    except InvalidRequest as error:
+        raise DatabrokerUnavailable(str(error)) from error

@@ -22,7 +22,7 @@ def test_a_url_says_everything() -> None:
     assert found.tls == {"sslmode": "verify-full", "sslrootcert": "/etc/ca.pem"}
     assert found.settings == {"application_name": "edge", "search_path": "other"}
     assert (found.target, found.connect_seconds) == ("primary", 3.0)
-    assert (found.max_connections, found.min_connections) == (20, 2)
+    assert found.max_connections == 20
 
 
 def test_pairs_say_the_same() -> None:

@@ -8,9 +8,11 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from pomerium_agent.databroker import Backend
 from pomerium_agent.databroker.postgres import PostgresBackend, open_postgres
+from pomerium_agent.databroker.postgres.tail import PATIENCE
 from pomerium_agent.databroker.postgres.watch import POLL
 from pomerium_agent.errors import CursorExpired, DatabrokerUnavailable
 from pomerium_agent.records import Cursor, Record
@@ -234,3 +236,51 @@ async def test_leases_go_by_the_clock_of_the_database(postgres: Postgres) -> Non
         await other.execute("update pomerium.leases set expires_at = now() - interval '1 second'")
         assert await two.lease("job", "two", ttl)
         assert not await one.lease("job", "one", ttl)
+
+
+async def test_a_database_that_lost_its_last_changes_has_everybody_read_again(postgres: Postgres) -> None:
+    """As after the promotion of a standby that had not heard of them: what readers saw is void."""
+    async with (
+        postgres.database() as database,
+        open_postgres(database.url, ManualClock(), Health()) as backend,
+        database.connect() as other,
+    ):
+        await backend.put([struct("x", "kept"), struct("x", "lost")])
+        cursor = await end(backend)
+
+        async def read() -> None:
+            with pytest.raises(CursorExpired):
+                await first(1, backend.changes(cursor))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            await settle()
+            await other.execute("delete from pomerium.record_changes where id = 'lost'")
+            await other.execute("delete from pomerium.records where id = 'lost'; notify pomerium_record_change")
+
+        copied, records = await backend.latest()
+        assert (copied.record_version, [record.id for record in records]) == (1, ["kept"])
+        await backend.put([struct("x", "next")])
+        assert [change.id for change in await so_far(backend, copied)] == ["next"]
+
+
+async def test_a_transaction_that_stays_open_is_named_in_the_log(postgres: Postgres) -> None:
+    """Readers wait rather than miss a change; the operator hears for whom."""
+    clock = ManualClock()
+    async with (
+        postgres.database() as database,
+        open_postgres(database.url, clock, Health()) as backend,
+        AsyncExitStack() as connections,
+    ):
+        forgotten, other = await two_writers(connections, database)
+        await forgotten.execute("begin")
+        await forgotten.fetchval(INSERT, "forgotten")
+        await other.fetchval(INSERT, "later")
+        await backend.server_info()
+        clock.jump(PATIENCE + 1)
+        with capture_logs() as logs:
+            await backend.server_info()
+
+        assert [log["log_level"] for log in logs] == ["warning"]
+        assert logs[0]["since_seconds"] == PATIENCE + 1
+        assert len(logs[0]["transactions"]) == 1

@@ -60,7 +60,7 @@ async def reached(postgres: Postgres, host: str, **parameters: str) -> str:
         ("verify-full", "ours", "localhost", ""),
         ("verify-full", "ours", "127.0.0.1", "not valid for '127.0.0.1'"),
         ("verify-full", "theirs", "localhost", "certificate verify failed"),
-        ("verify-full", "missing", "localhost", "No such file"),
+        ("verify-full", "missing", "localhost", "sslrootcert: the file"),
         ("verify-full", "system", "localhost", "certificate verify failed"),
         ("verify-ca", "ours", "127.0.0.1", ""),
         ("verify-ca", "theirs", "127.0.0.1", "certificate verify failed"),
