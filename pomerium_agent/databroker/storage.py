@@ -4,15 +4,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Literal
 
 import structlog
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.carry import Carrier, OldStoreGone
 from pomerium_agent.databroker.cleanup import run_cleanup
-from pomerium_agent.databroker.memory import MemoryBackend
-from pomerium_agent.databroker.sqlite import open_sqlite
+from pomerium_agent.databroker.homes import Homes
+from pomerium_agent.databroker.kinds import storage_kind
 from pomerium_agent.databroker.sqlite.place import directory_of
 from pomerium_agent.databroker.switching import Databroker, Store
 from pomerium_agent.errors import Retryable, SettingsError
@@ -26,29 +25,9 @@ from pomerium_agent.runtime.waiting import first_of
 
 log = structlog.get_logger(__name__)
 
-StorageKind = Literal["memory", "file", "postgres"]
 HELD_SECONDS = 10.0  # that writes may wait while the last changes are taken along
 LINGER_SECONDS = 10.0  # that calls under way have when another store took over
 OLD_SECONDS = 60.0  # that the old store may be out of reach before its records are given up
-
-
-def storage_kind(connection: str | None) -> StorageKind:
-    """What the bootstrap's storage connection asks for (zero link 8.3, Z-23). Pure."""
-    if connection is None:
-        return "memory"
-    return "file" if connection.startswith("file://") else "postgres"
-
-
-def check_storage(connection: str | None) -> None:
-    """Raise SettingsError for what cannot work anywhere; the connection is not shown, as it may hold a password."""
-    kind = storage_kind(connection)
-    if kind == "file":
-        directory_of(connection or "", os.environ)
-    if kind == "postgres":
-        raise SettingsError(
-            f"databroker storage: the control plane asks for {kind!r} storage, which this version does not have yet; "
-            "remove the databroker storage connection from the cluster's settings to keep records in memory"
-        )
 
 
 @asynccontextmanager
@@ -61,31 +40,40 @@ async def open_databroker(
     error shows the connection, which may hold a password.
     """
     environ = os.environ if environ is None else environ
-    name, backend = await _first(connection, clock, health, environ)
-    change = _Change(name, Databroker(Store(backend)), clock, health, environ)
-    health.running(Check.STORAGE, backend=storage_kind(name))
+    refused: SettingsError | None = None
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(run_cleanup(change.databroker, clock, health), name="databroker-cleanup"),
-            group.create_task(rerun_on_change(connection, change.to), name="databroker-storage"),
-        ]
+        homes = Homes(group, clock, health, environ)
         try:
-            yield change.databroker
-        finally:
-            health.terminating(Check.STORAGE)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await change.databroker.close()
+            name, backend = await _first(connection, homes, clock, health)
+        except SettingsError as error:
+            refused = error  # told as it is, and not as one of a group
+        else:
+            change = _Change(name, Databroker(Store(backend)), homes, clock, health, environ)
+            if storage_kind(name) != "postgres":  # which says itself whether it can be reached
+                health.running(Check.STORAGE, backend=storage_kind(name))
+            tasks = [
+                group.create_task(run_cleanup(change.databroker, clock, health), name="databroker-cleanup"),
+                group.create_task(rerun_on_change(connection, change.to), name="databroker-storage"),
+            ]
+            try:
+                yield change.databroker
+            finally:
+                health.terminating(Check.STORAGE)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                await homes.close(change.databroker.store.backend)
+    if refused is not None:
+        raise refused
 
 
 async def _first(
-    connection: Latest[str | None], clock: Clock, health: Health, environ: Mapping[str, str]
+    connection: Latest[str | None], homes: Homes, clock: Clock, health: Health
 ) -> tuple[str | None, Backend]:
     async def step() -> tuple[str | None, Backend]:
         name = connection.value
         try:
-            return name, await _open(name, clock, health, environ)
+            return name, await homes.open(name)
         except Retryable as error:
             health.failed(Check.STORAGE, str(error), {"backend": storage_kind(name)})
             raise
@@ -93,21 +81,19 @@ async def _first(
     return await until_done("databroker storage", step, clock=clock, backoff=Backoff(cap=10.0))
 
 
-async def _open(connection: str | None, clock: Clock, health: Health, environ: Mapping[str, str]) -> Backend:
-    check_storage(connection)
-    match storage_kind(connection):
-        case "file":
-            return await open_sqlite(connection or "", clock, health, environ)
-        case _:
-            return MemoryBackend(clock)
-
-
 class _Change:
     """From the store there is to the one that is asked for; until that one has everything, nothing changes."""
 
     def __init__(
-        self, name: str | None, databroker: Databroker, clock: Clock, health: Health, environ: Mapping[str, str]
+        self,
+        name: str | None,
+        databroker: Databroker,
+        homes: Homes,
+        clock: Clock,
+        health: Health,
+        environ: Mapping[str, str],
     ) -> None:
+        self._homes = homes
         self.databroker = databroker
         self._name = name
         self._clock = clock
@@ -163,7 +149,7 @@ class _Change:
             return False
 
     async def _try(self, name: str | None, *, without_old: bool) -> None:
-        backend = await _open(name, self._clock, self._health, self._environ)
+        backend = await self._homes.open(name)
         old = self.databroker.store
         try:
             try:
@@ -175,7 +161,7 @@ class _Change:
                 self._take_over(backend, name)
             await first_of(old.idle(), self._clock.sleep(LINGER_SECONDS))
         finally:
-            await (backend if self.databroker.store is old else old).close()
+            await self._homes.close(backend if self.databroker.store is old else old.backend)
 
     async def _fill(self, backend: Backend, name: str | None) -> None:
         old = self.databroker.store

@@ -62,6 +62,11 @@ class Store:
         """Return once no call is under way, and the jobs that ran under a lease in here have ended."""
         await self._until(lambda: self._calls == 0 and not self._leases)
 
+    @property
+    def backend(self) -> Backend:
+        """What is behind it, for whoever opened it."""
+        return self._backend
+
     async def close(self) -> None:
         await self._backend.close()
 

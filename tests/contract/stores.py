@@ -12,10 +12,13 @@ from google.protobuf.struct_pb2 import Struct
 
 from pomerium_agent import databroker
 from pomerium_agent.databroker import Backend, Databroker, MemoryBackend
+from pomerium_agent.databroker.postgres import open_postgres
 from pomerium_agent.databroker.sqlite import open_sqlite
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import Cursor, Record, pack, type_url
+from pomerium_agent.runtime.health import Health
 from tests.fakes.clock import ManualClock
+from tests.fakes.postgres import Postgres
 from tests.fakes.remote_backend import remote
 
 SESSION = type_url(session_pb2.Session)
@@ -82,6 +85,19 @@ IMPLEMENTATIONS: dict[str, OpenStore] = {
     "replaceable": open_replaceable,
     "wire": open_wire,
 }
+
+
+@asynccontextmanager
+async def open_in_postgres(postgres: Postgres) -> AsyncIterator[Store]:
+    """On a real server, which goes by the clock of the test as well: leases expire by the hour of the database."""
+    async with postgres.database() as database:
+        clock, connection = database.clock_by_hand()
+        async with open_postgres(connection, clock, Health()) as backend:
+            yield Store(backend, clock)
+
+
+# Those that need a server, which is started once for all tests.
+ON_A_SERVER: dict[str, Callable[[Postgres], AbstractAsyncContextManager[Store]]] = {"postgres": open_in_postgres}
 
 
 def session(id: str, user_id: str = "", *, subject: str = "", access_token: str = "", refresh: str = "") -> Record:

@@ -30,8 +30,8 @@ def test_the_connection_says_the_kind_of_storage(connection: str | None, kind: s
     assert storage_kind(connection) == kind
 
 
-@pytest.mark.parametrize("connection", ["file://hunter2/var/lib", "postgres://user:hunter2@db/pomerium", ""])
-async def test_a_kind_that_is_not_there_yet_is_refused_without_showing_the_connection(connection: str) -> None:
+@pytest.mark.parametrize("connection", ["file://hunter2/var/lib", "postgres://user:hunter2@db:port/pomerium", ""])
+async def test_a_store_that_cannot_be_opened_is_refused_without_showing_the_connection(connection: str) -> None:
     with pytest.raises(SettingsError, match="storage") as refusal:
         async with open_databroker(Latest(connection), ManualClock(), Health()):
             pytest.fail("it opened")
