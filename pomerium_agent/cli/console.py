@@ -254,10 +254,22 @@ def rotate(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> Non
 @cluster_app.command("set-storage")
 def set_storage(
     name: Name,
-    storage: Annotated[str, typer.Argument(help="postgres://…, file:///…, or memory.")],
+    storage: Annotated[str, typer.Argument(help="postgres://…, file:///…, or memory.", show_default=False)] = "",
+    from_file: Annotated[
+        Path | None, typer.Option(help="Read it from here, so that no password is among the arguments.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Change where the replicas of a cluster keep their records, and tell them."""
+    from pomerium_agent.errors import SettingsError
+
+    if bool(storage) == (from_file is not None):
+        raise SettingsError("name the storage, or a file that holds it: one of the two")
+    if from_file is not None:
+        try:
+            storage = from_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"--from-file: cannot read {from_file}: {error}") from error
     from pomerium_agent.console import clusters
     from pomerium_agent.console.control import poke
     from pomerium_agent.console.store import open_store

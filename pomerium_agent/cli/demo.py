@@ -9,6 +9,9 @@ import typer
 def demo(
     port: Annotated[int, typer.Option(help="Port of the first replica; 0 takes a free one.")] = 8443,
     replicas: Annotated[int, typer.Option(min=1, max=9, help="How many replicas to run.")] = 1,
+    postgres: Annotated[
+        bool, typer.Option("--postgres", help="Keep records in a PostgreSQL that comes and goes with the demo.")
+    ] = False,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write one JSON object here when everything answers.", show_default=False)
     ] = None,
@@ -21,4 +24,12 @@ def demo(
     from pomerium_agent.runtime.log import configure_logging
 
     configure_logging("error", service="demo")
-    asyncio.run(run_demo(port=port, replicas=replicas, ready_file=ready_file, exit_after_ready=exit_after_ready))
+    asyncio.run(
+        run_demo(
+            port=port,
+            replicas=replicas,
+            postgres=postgres,
+            ready_file=ready_file,
+            exit_after_ready=exit_after_ready,
+        )
+    )

@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pomerium_agent.demo.playground import free_port
 from pomerium_agent.errors import SettingsError
 
 OWNER = "pomerium"  # the superuser inside the database
@@ -90,7 +90,7 @@ class PostgresServer:
         self, programs: Path, directory: Path, *, password: str | None = None, options: Mapping[str, str] | None = None
     ) -> None:
         self.directory = directory
-        self.port = _free_port()
+        self.port = free_port()
         self._programs = programs
         self._password = password
         self._options = OPTIONS | dict(options or {})
@@ -253,10 +253,3 @@ def _user() -> pwd.struct_passwd | None:
         except KeyError:
             continue
     raise SettingsError(f"PostgreSQL does not run as root, and there is no user {' or '.join(USERS)} on this machine")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -9,13 +9,14 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
 from pomerium_agent.demo.playground import Cluster, ReplicaAt, free_port, open_cluster, visitor
+from pomerium_agent.demo.postgres import run_postgres
 from pomerium_agent.demo.provider import DevClient, DevUser, serve_dev_provider
 from pomerium_agent.demo.upstream import serve_upstream
 from pomerium_agent.errors import SettingsError
@@ -31,7 +32,9 @@ ROBOT = "demo-robot"
 ANSWER_SECONDS = 30.0
 
 
-async def run_demo(*, port: int, replicas: int, ready_file: Path | None, exit_after_ready: bool) -> None:
+async def run_demo(
+    *, port: int, replicas: int, postgres: bool = False, ready_file: Path | None, exit_after_ready: bool
+) -> None:
     """Run it. Raises SettingsError when something does not come up, with the end of its log."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -41,7 +44,9 @@ async def run_demo(*, port: int, replicas: int, ready_file: Path | None, exit_af
     directory = Path(tempfile.mkdtemp(prefix="pa-demo-"))
     try:
         async with asyncio.TaskGroup() as group:
-            show = group.create_task(_show(directory, port, replicas, ready_file, exit_after_ready, stop))
+            show = group.create_task(
+                _show(directory, port, replicas, ready_file, exit_after_ready, stop, postgres=postgres)
+            )
             stopped = group.create_task(stop.wait())
             await asyncio.wait((show, stopped), return_when=asyncio.FIRST_COMPLETED)
             show.cancel()
@@ -52,13 +57,23 @@ async def run_demo(*, port: int, replicas: int, ready_file: Path | None, exit_af
 
 
 async def _show(
-    directory: Path, port: int, replicas: int, ready_file: Path | None, exit_after_ready: bool, stop: asyncio.Event
+    directory: Path,
+    port: int,
+    replicas: int,
+    ready_file: Path | None,
+    exit_after_ready: bool,
+    stop: asyncio.Event,
+    *,
+    postgres: bool,
 ) -> None:
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(serve_upstream())
         _say("starting the console …")
         cluster = await stack.enter_async_context(open_cluster(directory, CLUSTER))
         ports = _ports(port, replicas)
+        if postgres:
+            _say("starting PostgreSQL …")
+            await _keep_in(cluster, await stack.enter_async_context(_database()))
         login = f"https://authenticate.{cluster.domain}:{ports[0]}"
         client = DevClient(
             id="pomerium-agent-demo",
@@ -70,7 +85,7 @@ async def _show(
             serve_dev_provider(users=[user for user, _ in PEOPLE], clients=[client])
         )
         await cluster.apply(sample_config(cluster.domain, upstream.port, ports[0], provider.issuer, client))
-        upstream.ca_file, upstream.entrance = cluster.ca_file, ports[0]
+        upstream.ca_file, upstream.entrances = cluster.ca_file, tuple(ports)
         robot = await _create_robot(cluster)
         running = []
         for number, taken in enumerate(ports, start=1):
@@ -173,6 +188,24 @@ routes:
               has: engineers
           - claim/groups: engineers
 """
+
+
+@asynccontextmanager
+async def _database() -> AsyncIterator[str]:
+    """A PostgreSQL of the demo's own; yields how to connect to it."""
+    manager = run_postgres(password=secrets.token_urlsafe(16))
+    server = await asyncio.to_thread(manager.__enter__)
+    try:
+        yield server.url()
+    finally:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
+async def _keep_in(cluster: Cluster, connection: str) -> None:
+    """Tell the console where the replicas keep their records."""
+    file = cluster.directory / "storage"
+    await asyncio.to_thread(_write_private, file, connection)
+    await cluster.verb("console", "cluster", "set-storage", CLUSTER, "--from-file", str(file))
 
 
 async def _create_robot(cluster: Cluster) -> Mapping[str, object]:

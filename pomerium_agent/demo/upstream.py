@@ -32,11 +32,11 @@ class Verified:
 
 @dataclass(slots=True, kw_only=True)
 class Upstream:
-    """Where it listens, and how it checks assertions: `ca_file` and `entrance` (a port) are filled in by the demo."""
+    """Where it listens, and how it checks assertions: `ca_file` and `entrances` (ports) are filled in by the demo."""
 
     port: int
     ca_file: Path | None = None
-    entrance: int = 0
+    entrances: tuple[int, ...] = ()
 
 
 @asynccontextmanager
@@ -110,11 +110,12 @@ def _greeting(request: web.Request, verified: Verified | None) -> Message:
 
 async def _verify(assertion: str, host: str, upstream: Upstream) -> Verified:
     """As any upstream should: by the keys of the host it is behind, signature, audience, issuer and time."""
-    name = host.partition(":")[0]
+    name, _, port = host.partition(":")
+    entrance = next((each for each in upstream.entrances if str(each) == port), upstream.entrances[0])
     try:
         async with (
             visitor(upstream.ca_file) as client,
-            client.get(f"https://{name}:{upstream.entrance}{JWKS}", timeout=aiohttp.ClientTimeout(SECONDS)) as answer,
+            client.get(f"https://{name}:{entrance}{JWKS}", timeout=aiohttp.ClientTimeout(SECONDS)) as answer,
         ):
             keys = KeySet.import_key_set(await answer.json(content_type=None))
         token = jwt.decode(assertion, keys, algorithms=["ES256"])

@@ -74,7 +74,7 @@ async def scene() -> AsyncIterator[Scene]:
             filled = SETTINGS.replace("DOMAIN", world.domain).replace("PORT", str(port))
             filled = filled.replace("ISSUER", provider.issuer).replace("SECRET", json.dumps(client.secret))
             await world.apply(WIKI, OPEN, CHAIN.replace("PORT", str(port)), settings=filled)
-            world.sample.ca_file, world.sample.entrance = world.cluster.ca_file, port
+            world.sample.ca_file, world.sample.entrances = world.cluster.ca_file, (port,)
             async with world.cluster.replica(port=port) as replica:
                 yield Scene(world=world, replica=replica, provider=provider, browser=browser)
 

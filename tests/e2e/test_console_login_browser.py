@@ -72,7 +72,7 @@ async def hosted(client: OidcClient, port: int) -> AsyncIterator[tuple[World, Re
             )
             await world.apply(WIKI)
             async with world.cluster.replica() as replica:
-                world.sample.ca_file, world.sample.entrance = world.cluster.ca_file, replica.port
+                world.sample.ca_file, world.sample.entrances = world.cluster.ca_file, (replica.port,)
                 yield world, replica
 
 

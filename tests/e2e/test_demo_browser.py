@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -12,18 +13,20 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
+from pomerium_agent.demo.playground import ask
 from tests.e2e.world import eventually
 from tests.fakes.browser import open_browser, open_profile, picture, words
+from tests.fakes.postgres import skip_without_postgres
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
 @asynccontextmanager
-async def demo(directory: Path) -> AsyncIterator[Mapping[str, Any]]:
+async def demo(directory: Path, *options: str) -> AsyncIterator[Mapping[str, Any]]:
     """The demo as a process of its own; what its ready file says."""
     ready = directory / "ready.json"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pomerium_agent", "demo", "--port", "0", "--ready-file", str(ready)),
+        *(sys.executable, "-m", "pomerium_agent", "demo", "--port", "0", "--ready-file", str(ready), *options),
         stdout=asyncio.subprocess.DEVNULL,
     )
     try:
@@ -89,3 +92,30 @@ async def test_one_is_greeted_by_name_and_the_other_sees_why_not(tmp_path: Path)
                 assert "You are in none of the groups that this page is for." in body
                 await picture(page, "denied")
         assert not await asyncio.to_thread(state.exists)
+
+
+async def test_signed_in_at_one_replica_is_signed_in_at_the_other(tmp_path: Path) -> None:
+    """D-37, A-7: the very next request is known there; when the first one is killed, nobody has to log in again."""
+    skip_without_postgres()
+    async with open_browser() as browser, demo(tmp_path, "--replicas", "2", "--postgres") as told:
+        one, two = told["agents"]
+        async with open_profile(browser) as profile:
+            page = await profile.new_page()
+            await log_in(page, told, allowed=True)
+            await expect(page.get_by_role("heading", level=1)).to_have_text("Hello, Ada Lovelace!")
+
+            port, other = (agent["address"].rpartition(":")[2] for agent in (one, two))
+            there = told["login_url"].replace(f":{port}/", f":{other}/")
+            await page.goto(there)
+            await expect(page.get_by_role("heading", level=1)).to_contain_text("Ada Lovelace")
+
+            for name in ("keeper_pid", "agent_pid", "envoy_pid"):
+                os.kill(one[name], signal.SIGKILL)
+            await page.goto(there)
+            await expect(page.get_by_role("heading", level=1)).to_contain_text("Ada Lovelace")
+
+            async def holds_the_lease() -> bool:
+                statuses: Any = (await ask(Path(two["control_socket"]), "/status"))["statuses"]
+                return bool(statuses["identity.manager"]["attributes"].get("role") == "active")
+
+            await eventually("the other replica does what one of them must do", holds_the_lease, within=60)
