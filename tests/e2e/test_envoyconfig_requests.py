@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from pomerium_agent.config.snapshot import (
     Address,
@@ -33,7 +34,7 @@ class Door:
     envoy: StaticEnvoy
 
     async def ask(
-        self, path: str = "/", host: str = "app.example.com", headers: Any = (), method: str = "GET"
+        self, path: str | URL = "/", host: str = "app.example.com", headers: Any = (), method: str = "GET"
     ) -> tuple[int, Any, str]:
         """Status, headers and body of the answer; redirects are not followed."""
         sent = [("Host", host), *(headers.items() if isinstance(headers, dict) else headers)]
@@ -166,6 +167,48 @@ async def test_credentials_for_us_stay_with_us(
         await visitor.ask(headers={"Authorization": sent})
 
     assert echo.last_headers().get("authorization") == ([sent] if passes else None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        (["Basic abc", "Pomerium secret"], ["Basic abc"]),
+        (["Pomerium secret", "Basic abc"], ["Basic abc"]),
+        (["Basic abc, Pomerium secret"], ["Basic abc"]),
+        (["Pomerium secret,bearer Pomerium-secret"], None),
+        (['Digest username="Pomerium", realm="x"'], ['Digest username="Pomerium", realm="x"']),
+    ],
+)
+async def test_credentials_for_us_stay_with_us_in_whatever_company(
+    lines: list[str], left: list[str] | None, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """R-11, authorize 24: Envoy joins lines with a comma, and so may a client."""
+    async with serving_echo() as echo, door([public(echo)], tmp_path, free_port()) as visitor:
+        await visitor.ask(headers=[("Authorization", line) for line in lines])
+
+    assert echo.last_headers().get("authorization") == left
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("?pomerium_session=secret", ""),
+        ("?a=b&pomerium_session=secret&c=d%20", "?a=b&c=d%20"),
+        ("?pomerium%5fsession=secret&a", "?a"),
+        ("?%70%6F%6d%65%72%69%75%6d_session=secret;x&pomerium_session=secret", ""),
+        ("?a=b&&Pomerium_session=x&pomerium_sessions=y&=pomerium_session", None),
+        ("?a=?pomerium_session=x&b=pomerium%5Fsession=x", None),
+        ("", None),
+    ],
+)
+async def test_a_session_in_the_query_stays_with_us(
+    query: str, left: str | None, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """R-11, authorize 24: however it is spelled, also where nobody is asked."""
+    async with serving_echo() as echo, door([public(echo)], tmp_path, free_port()) as visitor:
+        await visitor.ask(URL(f"/a{query}", encoded=True))
+
+    assert echo.seen[-1][1] == f"/a{query if left is None else left}"
 
 
 @pytest.mark.parametrize("sent", ["abc", ""])
