@@ -15,6 +15,7 @@ from tests.e2e.gate import bearer, open_gate
 from tests.e2e.world import eventually
 from tests.fakes.private_ca import PrivateCa
 from tests.fakes.session_records import account, directory_user, session, user
+from tests.fakes.upstream import serve_upstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -208,6 +209,38 @@ async def test_a_session_in_the_second_of_two_cookie_lines_is_found() -> None:
 
     assert answer.startswith("HTTP/1.1 200")
     assert '"cookie": "theme=dark; a=b"' in answer
+
+
+async def test_nobody_has_a_proxy_on_the_way_take_off_who_it_is() -> None:
+    """A-19: what `Connection` names, proxies remove; on an upgraded connection Envoy passes it on."""
+    lines = (
+        "GET / HTTP/1.1",
+        "Host: socket.test",
+        f"X-Pomerium-Authorization: {bearer('robot').removeprefix('Bearer Pomerium-')}",
+        "Connection: Upgrade",
+        "Connection: X-Pomerium-Jwt-Assertion",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    async with serve_upstream() as api:
+        sockets = config_pb2.Route(
+            id="socket",
+            to=[api.url],
+            allow_websockets=True,
+            allow_any_authenticated_user=True,
+            pass_identity_headers=True,
+        )
+        setattr(sockets, "from", "http://socket.test")
+        async with open_gate(sockets, records=[account("robot", "ci")]) as gate:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gate.port)
+            writer.write("\r\n".join((*lines, "", "")).encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+
+    assert head.startswith(b"HTTP/1.1 101")
+    assert [value.lower() for value in api.last.values("connection")] == ["upgrade"]
+    assert api.last.values("x-pomerium-jwt-assertion")
 
 
 # What may stand between two separators of a cookie header; SECRET is a session that counts.

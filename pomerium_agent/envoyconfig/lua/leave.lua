@@ -1,4 +1,4 @@
--- Last before the upstream: what only concerns us is taken off the request. Skipped where filters.py sees by the
+-- Last before the upstream: what only concerns us, or would harm what we say, is taken off the request. Skipped where filters.py sees by the
 -- headers that there is nothing of ours.
 
 -- One Cookie line without the cookie `name`. A second line may have been joined to the first with a comma.
@@ -71,4 +71,7 @@ function envoy_on_request(handle)
     clean_query(headers)
     headers:remove("x-pomerium-authorization")
   end
+  -- A client may name headers here that a proxy on the way would then take off, those among them that say who it is.
+  -- Envoy passes this on when a connection is upgraded (A-19, A-26).
+  if headers:get("connection") then headers:replace("connection", "Upgrade") end
 end
