@@ -107,7 +107,9 @@ def _several_cookies() -> Predicate:
 
 
 def _carries_ours(cookie_name: str) -> Predicate:
-    """There may be something on the request that concerns only us or harms what we say; true wherever leave.lua would take it off."""
+    """There may be something on the request that only concerns us, or would harm what we say; true wherever leave.lua
+    would take it off.
+    """
     return either(
         header("cookie", contains(cookie_name)),
         header("authorization", contains(_OURS)),

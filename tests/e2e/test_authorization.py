@@ -8,6 +8,7 @@ import grpc
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
+from structlog.testing import capture_logs
 
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.records import Record
@@ -209,6 +210,27 @@ async def test_a_session_in_the_second_of_two_cookie_lines_is_found() -> None:
 
     assert answer.startswith("HTTP/1.1 200")
     assert '"cookie": "theme=dark; a=b"' in answer
+
+
+async def test_no_credential_is_in_the_log_though_all_headers_are() -> None:
+    """A-34, W10: Envoy tells of the path with its query as of one more header, and pages of where they were."""
+    secret = bearer("robot").removeprefix("Bearer Pomerium-")
+    settings = config_pb2.Settings(authorize_log_fields=config_pb2.Settings.StringList(values=["headers", "query"]))
+    asked = f"/a?b=c&pomerium_session={secret}"
+    async with open_gate(PRIVATE, settings=settings, records=[account("robot", "ci")]) as gate:
+        with capture_logs() as logs:
+            for _ in range(2):
+                known = await gate.get("private.test", asked, referer=f"https://private.test{asked}")
+            denied = await gate.get("private.test", f"{asked}x", accept="application/json")
+        kept = gate.checker.denials.find(denied.headers["x-request-id"])
+
+    lines = [each for each in logs if each["event"] == "authorize check"]
+    assert (known.status, denied.status, len(lines)) == (200, 401, 3)
+    assert lines[0]["headers"][":path"] == "/a?b=c&pomerium_session=[redacted]"
+    assert lines[0]["headers"]["Referer"] == "https://private.test/a?b=c&pomerium_session=[redacted]"
+    assert secret not in str(logs)
+    assert kept is not None
+    assert secret not in str(kept)
 
 
 async def test_nobody_has_a_proxy_on_the_way_take_off_who_it_is() -> None:
