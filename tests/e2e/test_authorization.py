@@ -185,6 +185,39 @@ async def test_a_deny_wins_over_everything() -> None:
     assert (fine.status, denied.status) == (200, 403)
 
 
+@pytest.mark.parametrize(
+    ("sent", "status", "upstream"),
+    [
+        ("/pub/x", 200, "/pub/x"),
+        ("/%70ub/x?/secret", 200, "/pub/x?/secret"),
+        ("//pub//x", 200, "/pub/x"),
+        ("/secret/../pub/x", 200, "/pub/x"),
+        ("/pub%2525/%2e%2e/pub/%c3%a9", 200, "/pub/%c3%a9"),
+        ("/pub/../secret", 403, ""),
+        ("/pub/%2E%2e/secret", 403, ""),
+        ("/pub\\..\\secret", 403, ""),
+        ("/pub/;/../../secret", 403, ""),
+        ("/PUB/x", 403, ""),
+        ("/secret?/pub/", 403, ""),
+        ("/pub/%zz", 403, ""),
+        ("/pub/%c0%ae", 403, ""),
+        ("/pub%2f..%2fsecret", 400, ""),
+        ("/pub/%00", 400, ""),
+    ],
+)
+async def test_a_policy_and_the_upstream_read_the_same_path(sent: str, status: int, upstream: str) -> None:
+    """P-16: normalised and decoded; where decoding fails there is no path."""
+    below = route("paths", policies=[policy("allow: {and: [{http_path: {starts_with: /pub/}}]}")])
+    async with open_gate(below) as gate:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gate.port)
+        writer.write(f"GET {sent} HTTP/1.1\r\nHost: paths.test\r\nConnection: close\r\n\r\n".encode())
+        answer = (await reader.read()).decode()
+        writer.close()
+
+    assert int(answer.split()[1]) == status
+    assert not upstream or json.loads(answer.partition("\r\n\r\n")[2])["path"] == upstream
+
+
 async def test_where_certificates_are_asked_for_nobody_gets_in_without_one() -> None:
     """A-18, P-20: there is none without TLS, and 495 comes before everything else."""
     of_its_own = route("own", allow_any_authenticated_user=True, tls_downstream_client_ca=CA)
