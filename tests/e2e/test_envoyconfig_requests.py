@@ -1,8 +1,10 @@
 """What visitors and upstreams see of the rules of the data plane, through the real Envoy."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from pomerium_agent.authorize import serve_authorize
 from pomerium_agent.config.snapshot import (
     Address,
     DirectResponse,
@@ -18,6 +21,8 @@ from pomerium_agent.config.snapshot import (
     Route,
     Unavailable,
 )
+from tests.e2e.gate import listening
+from tests.e2e.world import eventually
 from tests.fakes.echo import Echo, serving_echo
 from tests.fakes.golden import resources_of
 from tests.fakes.snapshots import forward, prefix, route, snapshot
@@ -83,6 +88,39 @@ async def test_a_route_that_is_not_public_is_closed_while_nobody_decides(
     assert "Access cannot be checked" in page[2]
     assert '"statusText":"ext_authz_error"' in data[2]
     assert grpc[1]["grpc-status"] == "14"
+
+
+async def test_a_check_without_an_end_is_given_up_and_lets_nobody_in(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """A-2, R-9: after the configured time; what waits for its answer is told to stop."""
+    stopped: list[bytes] = []
+
+    async def never(request: bytes) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append(request)
+        return b""
+
+    settings = {"grpc_client_timeout": timedelta(seconds=0.3)}
+    async with (
+        serve_authorize(listening(tmp_path / "authorize.sock"), never),
+        serving_echo() as echo,
+        door([route(action=forward(echo.url))], tmp_path, free_port(), **settings) as visitor,
+    ):
+        page = await visitor.ask(headers={"accept": "text/html"})
+        data = await visitor.ask(headers={"accept": "application/json"})
+
+        async def both_stopped() -> bool:
+            return len(stopped) == 2
+
+        await eventually("nothing waits any more", both_stopped)
+
+    assert not echo.seen
+    assert page[0] == data[0] == 503
+    assert "Access cannot be checked" in page[2]
+    assert '"statusText":"ext_authz_error"' in data[2]
 
 
 async def test_headers_have_their_precedence(tmp_path: Path, free_port: Callable[[], int]) -> None:
