@@ -141,18 +141,19 @@ def policy_says(case: Case) -> Decision | None:
     if found.kind is Kind.ALLOWED and case.route.kubernetes:
         if not case.route.kubernetes_token:
             return _denied(403, TOKEN_MISSING)
-        if not _somebody(case):
+        resolved = case.who.resolved
+        if resolved is None or not is_somebody(resolved.email):
             return _denied(403, NO_IMPERSONATION)
     message = "Login" if found.kind is Kind.LOGIN else MESSAGES.get(found.status, "")
     return Decision(kind=found.kind, reasons=found.reasons, status=found.status, message=message, verdict=verdict)
 
 
-def _somebody(case: Case) -> bool:
-    """Without a user to impersonate, a request would have the rights of the token itself (A-26).
+def is_somebody(email: str) -> bool:
+    """Whether Kubernetes can be asked as whoever has this address.
 
-    Nor is a name one that a header would not carry as it is: what is left of it may be nothing, or somebody else.
+    Without a user to impersonate, a request would have the rights of the token itself (A-26). Nor is a name one that
+    a header would not carry as it is: what is left of it may be nothing, or somebody else.
     """
-    email = case.who.resolved.email if case.who.resolved is not None else ""
     return bool(email) and email.isprintable() and email == email.strip()
 
 
