@@ -16,6 +16,7 @@ from bench.apply import bench_apply
 from bench.authz import bench_authz
 from bench.build import bench_build
 from bench.check import bench_check
+from bench.databroker import bench_databroker
 from bench.decide import bench_decide
 from bench.growth import draw_growth
 from bench.kernel import machine
@@ -68,6 +69,11 @@ async def apply(place: Path, effort: Effort, say: Say) -> list[Section]:
     return await bench_apply(place, effort.sizes, effort.rounds, say)
 
 
+async def databroker(place: Path, effort: Effort, say: Say) -> list[Section]:
+    sizes = (10_000, 100_000) if effort is FULL else (1_000, 10_000)
+    return await bench_databroker(place, sizes, effort.seconds, say)
+
+
 SECTIONS: Mapping[str, Callable[[Path, Effort, Say], Awaitable[list[Section]]]] = {
     "proxy": proxy,
     "check": check,
@@ -76,6 +82,7 @@ SECTIONS: Mapping[str, Callable[[Path, Effort, Say], Awaitable[list[Section]]]] 
     "build": build,
     "start": start,
     "apply": apply,
+    "databroker": databroker,
 }
 
 

@@ -51,6 +51,7 @@ class Local:
     address: str = ""
     http_redirect_addr: str = ""
     health_check_addr: str = ""
+    grpc_address: str = ""  # where clients outside reach the databroker
     concurrency: int = 0  # Envoy workers; 0: one per CPU this process may use
     mixed_cluster: bool = False  # replicas of another make share it (authenticate 8.7, 10)
     force_flow: str = ""  # of logging in: stateless or stateful; empty: as the configuration says (authenticate 1)
@@ -255,6 +256,7 @@ def _local(env: Mapping[str, str]) -> Local:
         address=_address(env, "ADDRESS", ":8443"),
         http_redirect_addr=_address(env, "HTTP_REDIRECT_ADDR", ":8080"),
         health_check_addr=_address(env, "HEALTH_CHECK_ADDR", "127.0.0.1:28080"),
+        grpc_address=_address(env, "GRPC_ADDRESS", "127.0.0.1:5443"),
         concurrency=int(text) if text else 0,
         mixed_cluster=_yes(env, "POMERIUM_AGENT_MIXED_CLUSTER"),
         force_flow=_force_flow(env),

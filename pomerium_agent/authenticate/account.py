@@ -25,11 +25,10 @@ from pomerium_agent.look import (
     read_branding,
     render_account,
 )
+from pomerium_agent.sessions.assertion import ASSERTION
 from pomerium_agent.sessions.claims import overlay, text
-from pomerium_agent.sessions.identity import Resolved
 
-ASSERTION = "x-pomerium-jwt-assertion"
-ACCOUNT, PORTAL, SIGN_OUT = "/.pomerium/", "/.pomerium/routes", "/.pomerium/sign_out"
+ACCOUNT, PORTAL, SIGN_OUT, USER = "/.pomerium/", "/.pomerium/routes", "/.pomerium/sign_out", "/.pomerium/user"
 OURS = ("iss", "aud", "exp", "iat", "jti")  # of the assertion, and nothing about the visitor
 FAR = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
@@ -47,9 +46,9 @@ def bar_of(visit: Visit, login: Login) -> Bar:
 async def show_account(desk: Desk, visit: Visit) -> web.Response:
     """Who the visitor is, or that they are nobody. Raises DatabrokerUnavailable."""
     visitor = await find_visitor(visit, desk)
-    if visitor.resolved is None:
+    if visitor is None:
         return page(visit, 200, _stranger(visit))
-    return html(200, render_account(_account(visit, desk, visitor, visitor.resolved)))
+    return html(200, render_account(_account(visit, desk, visitor)))
 
 
 async def show_user(_desk: Desk, visit: Visit) -> web.Response:
@@ -81,10 +80,13 @@ def _assertion(visit: Visit) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def sign_in_page(visit: Visit) -> str:
+    """A page of a route's host that only somebody signed in may see: authorization sends them to sign in, and back."""
+    return "" if visit.on_authenticate_host else PORTAL if visit.site.login.portal else USER
+
+
 def _stranger(visit: Visit) -> Message:
-    login = visit.site.login
-    # A page that only somebody signed in may see, so that authorization sends them to sign in and back there.
-    sign_in = "" if visit.on_authenticate_host else PORTAL if login.portal else f"{ACCOUNT}user"
+    sign_in = sign_in_page(visit)
     return Message(
         title="You are not signed in",
         text="Nobody is signed in here with this browser.",
@@ -93,16 +95,15 @@ def _stranger(visit: Visit) -> Message:
     )
 
 
-def _account(visit: Visit, desk: Desk, visitor: Visitor, resolved: Resolved) -> Account:
+def _account(visit: Visit, desk: Desk, visitor: Visitor) -> Account:
     """Of whom the session stands for, if it stands for somebody else (8.3)."""
-    now, handle = desk.clock.now(), visitor.handle
+    now, (handle, resolved) = desk.clock.now(), visitor
     claims = overlay(resolved.session_claims, resolved.user_claims)
     user = desk.sessions.user(resolved.user_id)
     directory = desk.sessions.directory_user(resolved.user_id)
     name = (directory.display_name if directory is not None else "") or (user.name if user is not None else "")
-    issued = handle.issued_at if handle is not None else None
     groups = directory.group_ids if directory is not None else tuple(map(text, claims.get("groups", ())))
-    provider = visit.site.providers.get(handle.idp_id) if handle is not None else None
+    provider = visit.site.providers.get(handle.idp_id)
     return Account(
         now=now,
         name=name or text(next(iter(claims.get("name", ())), "")),
@@ -111,7 +112,7 @@ def _account(visit: Visit, desk: Desk, visitor: Visitor, resolved: Resolved) -> 
         session=SessionFacts(
             id=resolved.session_id,
             provider=(provider.type or "hosted") if provider is not None else "",
-            since=datetime.fromtimestamp(issued, UTC) if issued is not None else None,
+            since=datetime.fromtimestamp(handle.issued_at, UTC) if handle.issued_at is not None else None,
             expires=datetime.fromtimestamp(resolved.valid_until, UTC) if resolved.valid_until < FAR else None,
         ),
         claims=[(name, [text(value) for value in values]) for name, values in sorted(claims.items())],

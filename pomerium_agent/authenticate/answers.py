@@ -1,6 +1,5 @@
 """What a browser gets: a redirect, or a page that says what went wrong and what to do (authenticate 2.3)."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
@@ -162,13 +161,13 @@ NOT_CONFIGURED = Message(
 )
 
 
-def page(visit: Visit, status: int, message: Message, *, form_action: Sequence[str] = ()) -> web.Response:
-    """The page in the look of the organisation; see `html` for `form_action`."""
+def page(visit: Visit, status: int, message: Message) -> web.Response:
+    """The page in the look of the organisation."""
     message = replace(message, request_id=visit.request_id, branding=read_branding(visit.site.branding))
-    return html(status, render_message(message), form_action=form_action)
+    return html(status, render_message(message))
 
 
-def html(status: int, text: str, *, form_action: Sequence[str] = ()) -> web.Response:
-    """A page of ours; answers to its forms may lead to the origins of `form_action`."""
-    headers = {**security_headers(form_action=form_action), **INTERCEPTED}
+def html(status: int, text: str) -> web.Response:
+    """A page of ours, which nobody keeps."""
+    headers = {**security_headers(), **INTERCEPTED}
     return web.Response(status=status, text=text, content_type="text/html", headers=headers)

@@ -86,18 +86,20 @@ async def serve_pages(
 
 
 def _add_login(app: web.Application, desk: Desk) -> None:
-    """Every page of a login, and nothing else: what changes something answers no HEAD."""
+    """Every page of a login, and nothing else: only what changes nothing answers HEAD, too."""
     verifier = Verifier(proven=Rate(200, 400), open_to_all=Rate(10, 20))
 
     def add(method: str, path: str, page: Page, place: Place = Place.AUTHENTICATE) -> None:
         app.router.add_route(method, path, _answering(desk, page, place))
 
-    add("GET", account.ACCOUNT, account.show_account, Place.ANY)
-    add("GET", account.ACCOUNT.rstrip("/"), _to_account_for_good, Place.ANY)
-    add("GET", "/.pomerium/user", account.show_user, Place.ANY)
-    add("GET", "/.pomerium/jwt", account.show_assertion, Place.ANY)
-    add("GET", account.PORTAL, portal.show_portal, Place.ANY)
-    add("GET", "/.pomerium/api/v1/routes", portal.list_routes, Place.ANY)
+    for method in ("GET", "HEAD"):
+        add(method, account.ACCOUNT, account.show_account, Place.ANY)
+        add(method, account.ACCOUNT.rstrip("/"), _to_account_for_good, Place.ANY)
+        add(method, account.USER, account.show_user, Place.ANY)
+        add(method, "/.pomerium/jwt", account.show_assertion, Place.ANY)
+        add(method, account.PORTAL, portal.show_portal, Place.ANY)
+        add(method, "/.pomerium/api/v1/routes", portal.list_routes, Place.ANY)
+        add(method, "/robots.txt", _robots)
     for method in ("GET", "POST"):
         add(method, account.SIGN_OUT, sign_out.sign_out, Place.ANY)
     add("GET", sign_out.SIGNED_OUT, sign_out.show_signed_out, Place.ANY)
@@ -112,7 +114,6 @@ def _add_login(app: web.Application, desk: Desk) -> None:
     add("POST", "/.pomerium/verify-access-token", verifier.access_token)
     add("POST", "/.pomerium/verify-identity-token", verifier.identity_token)
     add("*", "/", _to_account)
-    add("GET", "/robots.txt", _robots)
 
 
 def _answering(desk: Desk, page: Page, place: Place) -> Handler:

@@ -24,7 +24,7 @@ async def program_login(desk: Desk, visit: Visit) -> web.Response:
     site, now = visit.site, desk.clock.now()
     asked = SignIn(
         redirect_uri=target,
-        idp_id=site.provider_on(visit.host).id,
+        idp_id=site.provider_on(visit.hostname).id,
         callback_uri=f"https://{visit.host}{CALLBACK_PATH}",
         programmatic=True,
     )

@@ -105,7 +105,7 @@ async def begin_login(desk: Desk, visit: Visit, settings: ProviderSettings, *, r
 
 async def oauth_callback(desk: Desk, visit: Visit) -> web.Response:
     """5.2: a GET brings everything in its query, a POST in its form."""
-    given = await _form(visit) if visit.request.method == "POST" else visit.parameters
+    given = await visit.form() if visit.request.method == "POST" else visit.parameters
     if "error" in given:
         return _refused_by_provider(visit, given)
     if not given.get("code"):
@@ -171,11 +171,6 @@ def _hand_over(visit: Visit, parameters: dict[str, str], handle: Handle, now: da
     names = {name.encode() for name, _ in sent} | {PROGRAMMATIC.encode()}
     echoed = [(name, value) for name, value in parse_query(query.partition("#")[0]) if name not in names]
     return sign_pairs(base, [*echoed, *as_pairs(sent)], site.shared_key, now)
-
-
-async def _form(visit: Visit) -> dict[str, str]:
-    """What a page of the provider posted; nothing of the query counts then."""
-    return parameters_of((await visit.request.read()).decode("ascii", "replace"))
 
 
 def _refused_by_provider(visit: Visit, given: dict[str, str]) -> web.Response:

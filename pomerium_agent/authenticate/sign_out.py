@@ -5,12 +5,13 @@ Then the browser is led through the places where it is still known: the authenti
 """
 
 import asyncio
-from urllib.parse import urlsplit
+from datetime import datetime
+from typing import NamedTuple
 
 import structlog
 from aiohttp import hdrs, web
 
-from pomerium_agent.authenticate.account import ACCOUNT, SIGN_OUT
+from pomerium_agent.authenticate.account import ACCOUNT, SIGN_OUT, sign_in_page
 from pomerium_agent.authenticate.answers import onward, page, redirect
 from pomerium_agent.authenticate.cookies import (
     authenticate_cookie_name,
@@ -22,7 +23,8 @@ from pomerium_agent.authenticate.cookies import (
 from pomerium_agent.authenticate.desk import Desk
 from pomerium_agent.authenticate.targets import check_page
 from pomerium_agent.authenticate.visit import Visit
-from pomerium_agent.authenticate.visitor import find_visitor
+from pomerium_agent.authenticate.visitor import cookie_handles, find_visitor
+from pomerium_agent.config.login import Flow
 from pomerium_agent.errors import (
     AgentError,
     DatabrokerUnavailable,
@@ -35,6 +37,7 @@ from pomerium_agent.errors import (
 )
 from pomerium_agent.handoff.box import close_box, decode, encode_raw, open_box
 from pomerium_agent.handoff.keys import purpose_key
+from pomerium_agent.handoff.sign_in import IDP_ID
 from pomerium_agent.handoff.signed import is_signed, signed_url, verify_signed_url
 from pomerium_agent.idp import Provider, Token
 from pomerium_agent.look import Form, confirm_sign_out, signed_out
@@ -53,6 +56,17 @@ READ_SECONDS = 5.0
 MAX_HINT = 6000  # characters: an ID token that makes the URL longer than browsers like is left out
 
 
+class Ended(NamedTuple):
+    """A session that was ended, and what its provider wants to see to end its own."""
+
+    id: str = ""
+    idp_id: str = ""
+    id_token: str = ""
+
+
+NOTHING = Ended()
+
+
 async def sign_out(desk: Desk, visit: Visit) -> web.Response:
     """Raises HandoffRejected and DatabrokerUnavailable. A cross-site request signs nobody out unasked (N-41, G-8)."""
     if visit.on_authenticate_host:
@@ -69,25 +83,31 @@ async def show_signed_out(desk: Desk, visit: Visit) -> web.Response:
         url = _allowed(visit, wanted)
         if url:
             return redirect(url, clear_signed_out_cookie(site, now))
-    again = "" if visit.on_authenticate_host else "/.pomerium/routes"
-    return page(visit, 200, signed_out(sign_in_url=again))
+    return page(visit, 200, signed_out(sign_in_url=sign_in_page(visit)))
 
 
 def _meant(visit: Visit) -> bool:
-    """Whether this site itself, or the visitor by hand, asks; a link or form of another site does not count."""
-    headers = visit.request.headers
+    """Whether this site itself, or the visitor by hand, asks; what another site makes a browser do does not count.
+
+    Nor do pictures and frames of this site, which its users may have written, nor what a browser fetches in advance.
+    """
+    headers, posted = visit.request.headers, visit.request.method == "POST"
+    if "prefetch" in headers.get("Sec-Purpose", headers.get("Purpose", "")):
+        return False
     fetch_site = headers.get("Sec-Fetch-Site", "")
     if fetch_site:
-        return fetch_site in ("same-origin", "none")
-    if visit.request.method != "POST":
+        opens = (headers.get("Sec-Fetch-Mode", "navigate"), headers.get("Sec-Fetch-Dest", "document"))
+        return fetch_site in ("same-origin", "none") and (posted or opens == ("navigate", "document"))
+    if not posted:
         return False  # an old browser does not say where a link is from
+    here = f"https://{visit.host.lower().removesuffix(':443')}"
     origin = headers.get(hdrs.ORIGIN, "")
-    return not origin or urlsplit(origin).netloc.lower() == visit.host.lower()
+    return origin.lower() == here if origin else f"{headers.get(hdrs.REFERER, '').lower()}/".startswith(f"{here}/")
 
 
 async def _confirm(visit: Visit, desk: Desk) -> web.Response:
     visitor = await find_visitor(visit, desk)
-    email = visitor.resolved.email if visitor.resolved is not None else ""
+    email = visitor.resolved.email if visitor is not None else ""
     wanted = visit.parameters.get(REDIRECT, "")
     query = visit.query if is_signed(visit.query) or wanted else ""
     message = confirm_sign_out(Form(f"{SIGN_OUT}?{query}" if query else SIGN_OUT), email=email, back=ACCOUNT)
@@ -97,49 +117,52 @@ async def _confirm(visit: Visit, desk: Desk) -> web.Response:
 async def _on_route(visit: Visit, desk: Desk) -> web.Response:
     """End the session, and go on to the authenticate host, where the browser has another cookie of it."""
     site, now = visit.site, desk.clock.now()
-    visitor = await find_visitor(visit, desk)
-    hint = ""
-    if visitor.handle is not None and not _is_account(desk, visitor.handle.id):
-        record = await _read(desk, visitor.handle.id)
-        if record is not None and record.id_token.raw and site.login.refreshes:
-            hint = _closed_hint(site.shared_key, record.id_token.raw)
-        await _end(desk, visit, visitor.handle.id, record)
-    target = _target(visit)
-    parameters = [(REDIRECT, target)] if target else []
-    if visitor.handle is not None and visitor.handle.idp_id:
-        parameters.append(("pomerium_idp_id", visitor.handle.idp_id))
-    if hint:
-        parameters.append((HINT, hint))
-    url = signed_url(f"{site.login.authenticate_url}{SIGN_OUT}", parameters, site.shared_key, now)
-    return _on(visit, url, clear_session_cookie(site, site.cookie_name, now))
+    ended = await _end(desk, visit)
+    return _on(visit, _link(visit, ended, _target(visit), now), clear_session_cookie(site, site.cookie_name, now))
 
 
 async def _at_home(visit: Visit, desk: Desk) -> web.Response:
-    """On the authenticate host: our own signed link, or a visitor who says so on our page (8.2)."""
-    site, now = visit.site, desk.clock.now()
+    """On the authenticate host: our own link for this very session, or a visitor who says so on our page (8.2).
+
+    A link for another session is somebody else's: whoever signs out themselves gets one, and could pass it on.
+    """
+    site, now, posted = visit.site, desk.clock.now(), visit.request.method == "POST"
     signed = is_signed(visit.query)
     if signed:
         verify_signed_url(visit.url, site.shared_key, now)
-    elif not (visit.request.method == "POST" and _meant(visit)):
+    named = _opened_hint(site.shared_key, visit.parameters.get(HINT, "")) if signed else NOTHING
+    proven = signed and all(handle.id == named.id for handle in cookie_handles(visit))
+    if not proven and not (posted and _meant(visit)):
         return await _confirm(visit, desk)
-    visitor = await find_visitor(visit, desk)
-    raw = _opened_hint(site.shared_key, visit.parameters.get(HINT, "")) if signed else ""
-    if visitor.handle is not None and not _is_account(desk, visitor.handle.id):
-        record = await _read(desk, visitor.handle.id)
-        raw = raw or (record.id_token.raw if record is not None else "")
-        await _end(desk, visit, visitor.handle.id, record)
+    ended = await _end(desk, visit)
+    if not ended.id_token and ended.id in ("", named.id):
+        ended = named._replace(idp_id=ended.idp_id)
+    idp_id = visit.parameters.get(IDP_ID, "") if signed else ""
+    ended = ended._replace(idp_id=idp_id or ended.idp_id)
+    target = _target(visit, signed=signed)
     cookies = [clear_session_cookie(site, authenticate_cookie_name(site), now)]
     if visit.cookies(site.cookie_name):
         cookies.append(clear_session_cookie(site, site.cookie_name, now))
-    target = _target(visit, signed=signed)
-    idp_id = visit.parameters.get("pomerium_idp_id", "") or (visitor.handle.idp_id if visitor.handle else "")
-    provider = _provider(visit, desk, idp_id)
-    there = await _at_provider(provider, raw, target, site.login.authenticate_url) if provider is not None else None
+    if posted:  # by way of a link of our own, since no page may hold what the provider wants to see (N-33)
+        return _on(visit, _link(visit, ended, target, now), *cookies)
+    provider = _provider(visit, desk, ended.idp_id)
+    there = await _at_provider(provider, ended.id_token, target, site.login.authenticate_url) if provider else None
     if there is None:
-        return _on(visit, target or f"https://{visit.host}{SIGNED_OUT}", *cookies)
+        return redirect(target or f"https://{visit.host}{SIGNED_OUT}", *cookies)
     if provider is not None and provider.kind.fixed_sign_out and target:
         cookies.append(signed_out_cookie(site, target))
-    return _on(visit, there, *cookies)
+    return redirect(there, *cookies)
+
+
+def _link(visit: Visit, ended: Ended, target: str, now: datetime) -> str:
+    """To the authenticate host, in the name of the session that was ended."""
+    site = visit.site
+    parameters = [(REDIRECT, target)] if target else []
+    if ended.idp_id:
+        parameters.append((IDP_ID, ended.idp_id))
+    if ended.id and site.login.flow is Flow.STATEFUL:
+        parameters.append((HINT, _closed_hint(site.shared_key, ended)))
+    return signed_url(f"{site.login.authenticate_url}{SIGN_OUT}", parameters, site.shared_key, now)
 
 
 def _on(visit: Visit, url: str, *cookies: str) -> web.Response:
@@ -149,21 +172,40 @@ def _on(visit: Visit, url: str, *cookies: str) -> web.Response:
     return redirect(url, *cookies)
 
 
-async def _end(desk: Desk, visit: Visit, id: str, record: session_pb2.Session | None) -> None:
-    """The record first: whatever the provider says, the session is over (N-40)."""
-    await revoke_sessions(desk.backend, [id], now=desk.clock.now())
-    log.info("signed out", session=id, user=record.user_id if record is not None else "", host=visit.host)
-    provider = _provider(visit, desk, record.idp_id) if record is not None else None
-    if record is None or provider is None or not record.oauth_token.access_token:
-        return
-    token = Token(
-        access_token=Secret(record.oauth_token.access_token), refresh_token=Secret(record.oauth_token.refresh_token)
-    )
+async def _end(desk: Desk, visit: Visit) -> Ended:
+    """Every session that this browser has here, whosever provider's it is (N-40); the first of them is returned.
+
+    The records first: whatever the provider says, the sessions are over. Service accounts are not ended.
+    """
+    handles = cookie_handles(visit)
+    records = [record for handle in handles if (record := await _read(desk, handle.id)) is not None]
+    for each in await revoke_sessions(desk.backend, [handle.id for handle in handles], now=desk.clock.now()):
+        log.info("signed out", session=each.id, user=each.user_id, host=visit.host)
+    await _give_back(desk, visit, records)
+    if records:
+        idp_id = next(handle.idp_id for handle in handles if handle.id == records[0].id)
+        return Ended(records[0].id, idp_id or records[0].idp_id, records[0].id_token.raw)
+    return Ended(handles[0].id, handles[0].idp_id) if handles else NOTHING
+
+
+async def _give_back(desk: Desk, visit: Visit, records: list[session_pb2.Session]) -> None:
+    """The tokens, as far as their providers take them within the time that a visitor waits."""
     try:
         async with asyncio.timeout(PROVIDER_SECONDS):
-            await provider.revoke(token)
-    except (ProviderUnavailable, ProviderRefused, NotBelieved, TimeoutError) as error:
-        log.info("tokens were not given back", provider=provider.name, reason=str(error) or "it took too long")
+            for record in records:
+                provider = _provider(visit, desk, record.idp_id)
+                if provider is not None and record.oauth_token.access_token:
+                    await _revoke(provider, record)
+    except TimeoutError:
+        log.info("tokens were not given back", reason="it took too long")
+
+
+async def _revoke(provider: Provider, record: session_pb2.Session) -> None:
+    access, refresh = record.oauth_token.access_token, record.oauth_token.refresh_token
+    try:
+        await provider.revoke(Token(access_token=Secret(access), refresh_token=Secret(refresh)))
+    except (ProviderUnavailable, ProviderRefused, NotBelieved) as error:
+        log.info("tokens were not given back", provider=provider.name, reason=str(error))
 
 
 async def _at_provider(provider: Provider, id_token: str, target: str, authenticate_url: str) -> str | None:
@@ -202,10 +244,6 @@ async def _read(desk: Desk, id: str) -> session_pb2.Session | None:
     return unpack(record.data, session_pb2.Session)
 
 
-def _is_account(desk: Desk, id: str) -> bool:
-    return desk.sessions.session(id) is None and desk.sessions.service_account(id) is not None
-
-
 def _target(visit: Visit, *, signed: bool = False) -> str:
     """Where to end: what is configured, or, where that is allowed, a page of this cluster (N-41)."""
     login = visit.site.login
@@ -228,16 +266,21 @@ def _allowed(visit: Visit, url: str) -> str:
     return url
 
 
-def _closed_hint(shared_key: bytes, id_token: str) -> str:
-    """The ID token for the provider, unreadable on its way through browser histories and logs."""
-    hint = encode_raw(close_box(purpose_key(shared_key, "sign-out-hint"), id_token.encode()))
-    return hint if len(hint) <= MAX_HINT else ""
+def _closed_hint(shared_key: bytes, ended: Ended) -> str:
+    """Which session was ended, and its ID token for the provider, unreadable in histories and logs on the way."""
+    key = purpose_key(shared_key, "sign-out-hint")
+    for id_token in (ended.id_token, ""):
+        hint = encode_raw(close_box(key, f"{ended.id}\n{id_token}".encode()))
+        if len(hint) <= MAX_HINT:
+            return hint
+    return ""
 
 
-def _opened_hint(shared_key: bytes, hint: str) -> str:
+def _opened_hint(shared_key: bytes, hint: str) -> Ended:
     if not hint:
-        return ""
+        return NOTHING
     try:
-        return open_box(purpose_key(shared_key, "sign-out-hint"), decode(hint)).decode()
+        id, _, id_token = open_box(purpose_key(shared_key, "sign-out-hint"), decode(hint)).decode().partition("\n")
     except (HandoffRejected, UnicodeDecodeError):
-        return ""
+        return NOTHING
+    return Ended(id=id, id_token=id_token)

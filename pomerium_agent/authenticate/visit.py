@@ -6,8 +6,8 @@ from functools import cached_property
 from aiohttp import hdrs, web
 
 from pomerium_agent.authenticate.site import Site
-from pomerium_agent.handoff.query import parameters_of
-from pomerium_agent.sessions.sources import find_cookie
+from pomerium_agent.handoff.query import parameters_of, parse_query
+from pomerium_agent.sessions.sources import find_cookie, find_handles
 
 MAX_SAME_NAME = 8  # cookies of one name that are looked at; a browser has one, unless somebody plants more
 MAX_COOKIE = 8192  # characters of a value that may be one of ours
@@ -93,6 +93,22 @@ class Visit:
                 if value and len(value) <= MAX_COOKIE and len(found) < MAX_SAME_NAME:
                     found.append(value)
         return found
+
+    @property
+    def carried_handles(self) -> list[str]:
+        """What may be a handle in headers or in the query, in the order of authorization (authorize 4.1)."""
+        headers = [(name.lower(), value) for name, value in self.request.headers.items() if name.lower() != "cookie"]
+        found = find_handles(headers, self.query, cookie_name=self.site.cookie_name).candidates
+        return [str(each.token) for each in found]
+
+    def words(self, name: str) -> str:
+        """A parameter that a person wrote: whatever it holds, it is text, and nobody is refused for it."""
+        wanted = name.encode()
+        return next((value.decode(errors="replace") for key, value in parse_query(self.query) if key == wanted), "")
+
+    async def form(self) -> dict[str, str]:
+        """What was posted as a form. Raises HandoffRejected where a field is not text."""
+        return parameters_of((await self.request.read()).decode("ascii", "replace"))
 
     @cached_property
     def _target(self) -> tuple[str, str]:

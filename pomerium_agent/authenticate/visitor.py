@@ -1,5 +1,6 @@
 """Who looks at a page of ours: the session that their browser carries, as the live view knows it."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from pomerium_agent.authenticate.cookies import authenticate_cookie_name
@@ -10,38 +11,43 @@ from pomerium_agent.sessions.identity import Resolved, resolve
 
 
 class Visitor(NamedTuple):
-    """`handle` is what the cookie says, `resolved` who that is; a handle may lead to nobody any more."""
+    """Who it is, and the handle that says so."""
 
-    handle: Handle | None = None
-    resolved: Resolved | None = None
-
-
-NOBODY = Visitor()
+    handle: Handle
+    resolved: Resolved
 
 
-async def find_visitor(visit: Visit, desk: Desk) -> Visitor:
-    """By the cookie of this host. Raises DatabrokerUnavailable when it cannot be found out (N-30).
+async def find_visitor(visit: Visit, desk: Desk) -> Visitor | None:
+    """None for a stranger. Raises DatabrokerUnavailable when it cannot be found out (N-30).
 
-    On the authenticate host that is the session from which other hosts are logged in; on any other, the session of
-    its provider (A-6). A handle of somebody who is gone is returned too, so that its cookie can be taken away.
+    On the authenticate host that is the session from which other hosts are logged in. On any other it is whoever
+    authorization takes them for: the session of the host's provider (A-6), or a service account, by cookie or, as
+    programs have it, by header or query.
     """
+    site, at_home = visit.site, visit.on_authenticate_host
+    own_idp = site.provider_on(visit.hostname).id
+    for handle in (*cookie_handles(visit), *(() if at_home else _read(visit, visit.carried_handles))):
+        if not at_home and handle.idp_id not in ("", own_idp):
+            continue
+        if not desk.sessions.is_ready_for(handle):
+            await desk.sessions.ready_for(handle)
+        resolved = resolve(desk.sessions, handle, desk.clock.now(), handle_lifetime=site.login.cookie_expire)
+        if resolved is not None and not (at_home and resolved.service_account):
+            return Visitor(handle, resolved)
+    return None
+
+
+def cookie_handles(visit: Visit) -> tuple[Handle, ...]:
+    """The handles that the browser keeps for this host, whosever provider's they are, and whether they still count."""
     site = visit.site
-    at_home = visit.on_authenticate_host
-    names = (authenticate_cookie_name(site), site.cookie_name) if at_home else (site.cookie_name,)
-    known = NOBODY
-    for name in names:
-        for value in visit.cookies(name):
-            handle = parse_handle(value, (site.shared_key,)) if site.shared_key else None
-            if handle is None or (not at_home and not _counts(handle, visit)):
-                continue
-            if not desk.sessions.is_ready_for(handle):
-                await desk.sessions.ready_for(handle)
-            resolved = resolve(desk.sessions, handle, desk.clock.now(), handle_lifetime=site.login.cookie_expire)
-            if resolved is not None and not resolved.service_account:
-                return Visitor(handle, resolved)
-            known = known if known.handle is not None else Visitor(handle)
-    return known
+    names = (authenticate_cookie_name(site), site.cookie_name) if visit.on_authenticate_host else (site.cookie_name,)
+    found = _read(visit, [value for name in names for value in visit.cookies(name)])
+    return tuple({handle.id: handle for handle in found}.values())
 
 
-def _counts(handle: Handle, visit: Visit) -> bool:
-    return not handle.idp_id or handle.idp_id == visit.site.provider_on(visit.hostname).id
+def _read(visit: Visit, tokens: list[str]) -> Iterator[Handle]:
+    keys = (visit.site.shared_key,) if visit.site.shared_key else ()
+    for token in tokens:
+        handle = parse_handle(token, keys)
+        if handle is not None:
+            yield handle

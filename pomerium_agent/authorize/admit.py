@@ -11,12 +11,19 @@ from urllib.parse import quote
 
 from pomerium_agent.authorize.certificate import leaf_of
 from pomerium_agent.authorize.decide import NEEDS_SESSION, Case
-from pomerium_agent.authorize.forwarded import ASSERTION, ASSERTION_FOR, assertion_for
+from pomerium_agent.authorize.forwarded import assertion_for
 from pomerium_agent.authorize.rules import RouteRules, Rules, Template
 from pomerium_agent.config.templates import Reference
 from pomerium_agent.pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
-from pomerium_agent.sessions.assertion import REUSED, Assertions, AssertionSettings, assertion_payload
+from pomerium_agent.sessions.assertion import (
+    ASSERTION,
+    ASSERTION_FOR,
+    REUSED,
+    Assertions,
+    AssertionSettings,
+    assertion_payload,
+)
 from pomerium_agent.sessions.claims import claim_headers
 from pomerium_agent.sessions.sources import (
     BEARER_POMERIUM_PREFIX,

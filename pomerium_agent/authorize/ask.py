@@ -15,11 +15,11 @@ from pomerium_agent.authorize.decide import (
     NEEDS_SESSION,
     NO_IMPERSONATION,
     POMERIUM_ROUTE,
-    is_somebody,
 )
 from pomerium_agent.authorize.denials import Denied
 from pomerium_agent.authorize.gather import address, decoded_path
 from pomerium_agent.authorize.locate import CONNECT, Located, locate, normalized
+from pomerium_agent.config.kubernetes import names_somebody
 from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Route, Unavailable
 from pomerium_agent.config.urls import ascii_host
 from pomerium_agent.envoyconfig.route import checksum
@@ -234,7 +234,7 @@ def _explained(route: Route, facts: Facts, faults: Sequence[Fault], *, named: bo
     fault = next((each for each in faults if each.route_id == route.id and not each.warning), None)
     if fault is not None:
         told |= {"fault": _told_fault(fault), "note": "the newest version of the route has a fault"}
-    if told["decision"] == "allow" and route.kubernetes and not (named and is_somebody(facts.identity.email)):
+    if told["decision"] == "allow" and route.kubernetes and not (named and names_somebody(facts.identity.email)):
         note = "a Kubernetes route impersonates its visitors, and this one has no e-mail address to do it with"
         change = Change("sign-in") if not facts.identity.present else None
         told |= {"decision": "deny", "status": 403, "reasons": [NO_IMPERSONATION], "note": note}

@@ -8,7 +8,7 @@ from pomerium_agent.authorize.certificate import leaf_of
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.rules import RouteRules
 from pomerium_agent.authorize.who import STRANGER, Who
-from pomerium_agent.config.kubernetes import TOKEN_MISSING
+from pomerium_agent.config.kubernetes import TOKEN_MISSING, names_somebody
 from pomerium_agent.policy import Kind, Result, Verdict, evaluate, outcome
 from pomerium_agent.policy.facts import STRANGER as NOBODY
 from pomerium_agent.policy.facts import Facts as PolicyFacts
@@ -141,20 +141,10 @@ def policy_says(case: Case) -> Decision | None:
     if found.kind is Kind.ALLOWED and case.route.kubernetes:
         if not case.route.kubernetes_token:
             return _denied(403, TOKEN_MISSING)
-        resolved = case.who.resolved
-        if resolved is None or not is_somebody(resolved.email):
+        if not names_somebody(case.who.resolved.email if case.who.resolved is not None else ""):
             return _denied(403, NO_IMPERSONATION)
     message = "Login" if found.kind is Kind.LOGIN else MESSAGES.get(found.status, "")
     return Decision(kind=found.kind, reasons=found.reasons, status=found.status, message=message, verdict=verdict)
-
-
-def is_somebody(email: str) -> bool:
-    """Whether Kubernetes can be asked as whoever has this address.
-
-    Without a user to impersonate, a request would have the rights of the token itself (A-26). Nor is a name one that
-    a header would not carry as it is: what is left of it may be nothing, or somebody else.
-    """
-    return bool(email) and email.isprintable() and email == email.strip()
 
 
 RULES: tuple[Rule, ...] = (bad_credentials, internal_route, no_such_route, policy_says)

@@ -13,9 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from pomerium_agent.authorize.gather import Question
+from pomerium_agent.sessions.assertion import ASSERTION, ASSERTION_FOR
 
-ASSERTION = "x-pomerium-jwt-assertion"
-ASSERTION_FOR = "x-pomerium-jwt-assertion-for"
 GRACE = 60  # seconds after its expiry: it may have waited at the service that passes it on
 MAX_TOKEN = 16_384  # characters
 

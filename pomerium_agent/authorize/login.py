@@ -97,7 +97,7 @@ def denial_of(
     else:
         cookie = known or nonce.new_cookie()
         url = _login(case, rules, sign_in_url, script, cookie)
-        if not url and rules.stateless:
+        if not url and rules.stateless and redirects:
             return Denial(status=503, message=NO_LOGIN)
     if not url:
         return Denial(status=401, message="Unauthenticated", script=script)

@@ -17,13 +17,13 @@ from operator import attrgetter
 from pomerium_agent.authorize.admit import AUTHORIZATION, REQUEST_HEADERS, carries_handle
 from pomerium_agent.authorize.certificate import identity_of
 from pomerium_agent.authorize.decide import Decision
-from pomerium_agent.authorize.forwarded import ASSERTION, ASSERTION_FOR
 from pomerium_agent.authorize.gather import Asked
 from pomerium_agent.authorize.record import Line
 from pomerium_agent.authorize.rules import RouteRules
 from pomerium_agent.authorize.who import Who
 from pomerium_agent.config.templates import Reference
 from pomerium_agent.policy import Policy, RoutePolicy
+from pomerium_agent.sessions.assertion import ASSERTION, ASSERTION_FOR
 from pomerium_agent.sessions.handle import Handle
 
 REMEMBERED = 16_384

@@ -41,6 +41,9 @@ REASONS = {
     "time-of-day-unauthorized": "This page is closed at this time of day.",
     "date-unauthorized": "This page is not open on this date.",
     "reject": "This page is closed to everybody, or to you in particular.",
+    "policy-missing": "No rules say who may open this page, so nobody is let in.",
+    "kubernetes-token-missing": "What is needed to reach the cluster behind this page is missing, so nobody is let in.",
+    "kubernetes-user-missing": "You have no email address here by which the cluster behind this page could know you.",
     "policy-invalid": "The rules of this page cannot be read, so nobody is let in until they are mended.",
     "policy-unsupported": "The rules of this page cannot be applied here, so nobody is let in.",
 }

@@ -9,6 +9,7 @@ from typing import Any
 from pomerium_agent.authorize.decide import Case, Decision
 from pomerium_agent.authorize.gather import Asked, Question
 from pomerium_agent.runtime.log import encode, log_info
+from pomerium_agent.sessions.assertion import ASSERTION, ASSERTION_FOR
 from pomerium_agent.sessions.claims import thaw
 
 REDACTED = "[redacted]"
@@ -18,8 +19,8 @@ SECRET_HEADERS = frozenset(
         "cookie",
         "proxy-authorization",
         "x-pomerium-authorization",
-        "x-pomerium-jwt-assertion",
-        "x-pomerium-jwt-assertion-for",
+        ASSERTION,
+        ASSERTION_FOR,
         "x-serverless-authorization",
     }
 )

@@ -9,7 +9,7 @@ from pomerium_agent.authorize.decide import CERTIFICATE_TEXT, Case, Decision
 from pomerium_agent.authorize.login import Denial, is_form, is_grpc, is_grpc_web
 from pomerium_agent.authorize.page import Page, on_the_way, render_page
 from pomerium_agent.authorize.rules import Rules
-from pomerium_agent.look import Cause, login_loop, render_message
+from pomerium_agent.look import Cause, login_loop, render_message, security_headers
 from pomerium_agent.pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
@@ -17,8 +17,14 @@ PERMISSION_DENIED = 7
 GRPC_STATUS = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}  # others: 2, UNKNOWN
 KUBERNETES_REASON = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 450: "Unauthorized", 495: "Unauthorized"}
 PHRASES = {status.value: status.phrase for status in HTTPStatus} | {450: "device not authorized", 495: CERTIFICATE_TEXT}
+ANSWERED = "answered"
 RETRY_SECONDS = "5"
 JSON = ("content-type", "application/json")
+PAGE = (
+    ("content-type", "text/html; charset=UTF-8"),
+    ("x-pomerium-intercepted-response", "true"),
+    *((name.lower(), value) for name, value in security_headers().items()),  # it names the visitor: kept nowhere
+)
 
 
 class Form(NamedTuple):
@@ -38,6 +44,8 @@ def respond(case: Case, decision: Decision, denial: Denial, rules: Rules) -> byt
     denied = response.denied_response
     denied.status.code = form.status  # type: ignore[assignment]  # 450 and 495 are not in Envoy's enum, which is open
     denied.body = form.body
+    if form.status == 503:
+        response.dynamic_metadata.update({ANSWERED: True})  # or Envoy would take it for our silence
     for name, value in form.headers:
         option = denied.headers.add(append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
         option.header.key, option.header.value = name, value
@@ -67,8 +75,7 @@ def render(case: Case, decision: Decision, denial: Denial, rules: Rules) -> Form
         return Form(denial.status, grpc, "")
     if denial.script and not is_form(question):
         return Form(denial.status, (JSON, *more), _json(case, denial))
-    page = (("content-type", "text/html; charset=UTF-8"), ("x-pomerium-intercepted-response", "true"))
-    return Form(denial.status, (*page, *more), _page(case, decision, denial, rules))
+    return Form(denial.status, (*PAGE, *more), _page(case, decision, denial, rules))
 
 
 def _json(case: Case, denial: Denial) -> str:

@@ -33,6 +33,7 @@ from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Local
 
 SUBJECT = "settings"
+GRPC_PORT = 5443  # of the databroker's address, when it names none (routes 7)
 BRANDING = (
     "primary_color",
     "secondary_color",
@@ -55,6 +56,7 @@ def as_it_is(value: object) -> object:
 # Field of the wire → attribute of the snapshot, and how it is read.
 _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("insecure_server", "insecure_server", as_it_is),
+    ("grpc_insecure", "grpc_insecure", as_it_is),
     ("log_level", "log_level", values.parse_log_level),
     ("proxy_log_level", "proxy_log_level", values.parse_log_level),
     ("access_log_fields", "access_log_fields", values.parse_log_fields),
@@ -129,12 +131,14 @@ def effective_settings(
     login_read = reader.read_login(previous.login_read if previous else None)
     login = login_values.read_login(login_read, merged.message.runtime_flags, shared_secret, local.force_flow)
     insecure = bool(found["insecure_server"])
+    address, redirect = reader.address(local, 80 if insecure else 443), reader.redirect_address(local)
     settings = Settings(
         **found,
         dns=DnsOptions(**dns),
         certificates=certificates,
-        address=reader.address(local, 80 if insecure else 443),
-        http_redirect=reader.redirect_address(local),
+        address=address,
+        http_redirect=redirect,
+        grpc_address=reader.grpc_address(local, taken=(address, redirect)),
         login=login,
         login_read=MappingProxyType(login_read),
         hosts_of_authenticate=login_values.hosts_of(login, merged.message),
@@ -194,6 +198,23 @@ class _Reader:
             return None
         parsed = self._read("http_redirect_addr", lambda text: parse_address(text, default_port=80), kept, None)
         return parsed if isinstance(parsed, Address) else None
+
+    def grpc_address(self, local: Local, *, taken: Sequence[Address | None]) -> Address | None:
+        """None when there is to be none; nor is there one in the place of the listeners of visitors."""
+        kept = self._previous.grpc_address if self._previous else None
+        found: object = self._local_address("GRPC_ADDRESS", local.grpc_address, GRPC_PORT)
+        if found is None and self._message.grpc_address:
+            found = self._read("grpc_address", lambda text: parse_address(text, default_port=GRPC_PORT), kept, None)
+        if not isinstance(found, Address):
+            return None
+        if any(other is not None and other.port == found.port for other in taken):
+            self._complaints("grpc_address").warn(
+                "grpc_address",
+                f"port {found.port} is where visitors are served, so clients of the databroker are not",
+                f"choose another port, for example {GRPC_PORT}",
+            )
+            return None
+        return found
 
     def read_login(self, kept: Mapping[str, Any] | None) -> dict[str, Any]:
         """The settings of logging in, each by itself: one that cannot be read keeps its value from before."""

@@ -81,3 +81,11 @@ def _token(text: str) -> Secret:
             "it has blanks in it, or is not ASCII, so nobody is let in", "put a service account's token there"
         )
     return Secret(token)
+
+
+def names_somebody(email: str) -> bool:
+    """Whether there is a user to impersonate: without one, a request would have the rights of the token itself (A-26).
+
+    Nor is a name one that a header would not carry as it is: what is left of it may be nothing, or somebody else.
+    """
+    return bool(email) and email.isprintable() and email == email.strip()

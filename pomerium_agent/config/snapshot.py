@@ -414,6 +414,8 @@ class Settings:
     address: Address = Address()
     insecure_server: bool = False
     http_redirect: Address | None = None
+    grpc_address: Address | None = None  # where clients outside reach the databroker; None: nowhere
+    grpc_insecure: bool | None = None  # None: as the address has it, see `agent.databroker_address`
     log_level: str = "info"
     proxy_log_level: str = "info"
     access_log_fields: tuple[str, ...] = DEFAULT_ACCESS_LOG_FIELDS

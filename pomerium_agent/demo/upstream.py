@@ -16,8 +16,8 @@ from joserfc.jwk import KeySet
 
 from pomerium_agent.demo.playground import visitor
 from pomerium_agent.look import Action, Icon, Message, render_message, security_headers
+from pomerium_agent.sessions.assertion import ASSERTION
 
-ASSERTION = "x-pomerium-jwt-assertion"
 JWKS = "/.well-known/pomerium/jwks.json"
 SECONDS = 5.0
 
@@ -62,7 +62,8 @@ async def serve_upstream() -> AsyncIterator[Upstream]:
 async def _answer(request: web.Request, upstream: Upstream) -> web.Response:
     """JSON, so that one can see what the proxy did to the request; for a browser, a page that says the same."""
     assertion = request.headers.get(ASSERTION, "")
-    host = request.headers.get("x-forwarded-host", request.host)  # what visitors call us, not what the proxy does
+    # What visitors call us, not what the proxy does; the last one is the proxy's word, any before it the visitor's.
+    host = request.headers.get("x-forwarded-host", request.host).rpartition(",")[2].strip()
     verified = await _verify(assertion, host, upstream) if assertion and upstream.ca_file else None
     if "text/html" in request.headers.get(hdrs.ACCEPT, ""):
         page = render_message(_greeting(request, verified))

@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 from pomerium_agent.config.snapshot import Settings
 from pomerium_agent.envoyconfig import pages
 from pomerium_agent.envoyconfig.headers import global_response_headers, response_value
-from pomerium_agent.envoyconfig.route import LUA_METADATA
+from pomerium_agent.envoyconfig.route import EXT_AUTHZ, LUA_METADATA
 from pomerium_agent.envoyconfig.wire import text
 from pomerium_agent.pb.envoy.config.accesslog.v3 import accesslog_pb2
 from pomerium_agent.pb.envoy.config.core.v3 import base_pb2, substitution_format_string_pb2
@@ -84,11 +84,20 @@ def _flags(flags: tuple[str, ...]) -> _Filter:
 
 
 def _unanswered() -> _Filter:
-    """The authorization service could not be asked; its own refusals have other codes."""
+    """The authorization service could not be asked."""
     is_503 = accesslog_pb2.ComparisonFilter(op=accesslog_pb2.ComparisonFilter.EQ)
     is_503.value.default_value = 503
     is_503.value.runtime_key = "pomerium.authorize_unanswered_status"  # a key is required; nobody sets it
-    return _both(_flags(("UAEX",)), _Filter(status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=is_503)))
+    refused = _Filter(status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=is_503))
+    return _both(_flags(("UAEX",)), refused, _not_answered())
+
+
+def _not_answered() -> _Filter:
+    """A 503 of the authorization service itself says so in what it leaves behind."""
+    path = [metadata_pb2.MetadataMatcher.PathSegment(key="answered")]
+    # Never false; a log filter does not know how to invert.
+    said = metadata_pb2.MetadataMatcher(filter=EXT_AUTHZ, path=path, value=value_pb2.ValueMatcher(bool_match=False))
+    return _Filter(metadata_filter=accesslog_pb2.MetadataFilter(matcher=said, match_if_key_not_found={"value": True}))
 
 
 def _wants(kind: str) -> _Filter:
@@ -102,8 +111,8 @@ def _wants(kind: str) -> _Filter:
     return _Filter(metadata_filter=noted)
 
 
-def _both(first: _Filter, second: _Filter) -> _Filter:
-    return _Filter(and_filter=accesslog_pb2.AndFilter(filters=[first, second]))
+def _both(*filters: _Filter) -> _Filter:
+    return _Filter(and_filter=accesslog_pb2.AndFilter(filters=filters))
 
 
 # --- what -------------------------------------------------------------------------------------------

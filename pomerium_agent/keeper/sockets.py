@@ -13,6 +13,7 @@ from pomerium_agent.errors import SettingsError
 
 NAMES = ("authorize", "pages", "control")
 ADS = "ads.sock"
+DATABROKER = "databroker.sock"
 ENVOY_ADMIN = "envoy-admin.sock"
 LOCK = "keeper.lock"
 BACKLOG = 1024
@@ -83,7 +84,7 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove sockets that nobody will listen on again: ours, the agent's and Envoy's."""
-    for name in (*(f"{name}.sock" for name in NAMES), ADS, ENVOY_ADMIN):
+    for name in (*(f"{name}.sock" for name in NAMES), ADS, DATABROKER, ENVOY_ADMIN):
         (path / name).unlink(missing_ok=True)
 
 

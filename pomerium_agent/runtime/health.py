@@ -18,6 +18,7 @@ class Check(StrEnum):
     DATABROKER_SYNC = "databroker.sync.initial"
     STORAGE = "storage.backend"
     STORAGE_CLEANUP = "storage.backend.cleanup"
+    DATABROKER_SERVICE = "databroker.service"  # of our own: the address for clients outside of this process
     CONFIG_BUILD = "config.databroker.build"
     XDS_CLUSTER = "xds.cluster"
     XDS_LISTENER = "xds.listener"

@@ -12,6 +12,8 @@ from pomerium_agent.sessions.claims import joined, session_first, thaw
 from pomerium_agent.sessions.identity import Resolved
 from pomerium_agent.sessions.signer import Signer
 
+ASSERTION = "x-pomerium-jwt-assertion"  # the header
+ASSERTION_FOR = "x-pomerium-jwt-assertion-for"  # on whose behalf a service calls (authorize 24)
 LIFETIME = 300  # seconds
 REUSED = timedelta(seconds=150)  # half of its life: what an upstream receives is good for at least as long again
 REMEMBERED = 8192

@@ -19,7 +19,7 @@ LONGEST = timedelta(days=365)  # an expiry beyond this is a mistake, and would o
 class BootstrapConfig:
     """Who we are and where records live (zero link 4.2). Replaced whole.
 
-    What `storage_connection` means is the databroker's to say: `databroker.storage.storage_kind` (Z-23).
+    What `storage_connection` means is the databroker's to say: `databroker.kinds.storage_kind` (Z-23).
     """
 
     cluster_id: str

@@ -1,8 +1,10 @@
 """Who we are and where records live: from the file at once, then from the API for ever (zero link 8)."""
 
+import os
+
 import structlog
 
-from pomerium_agent.databroker.storage import check_storage
+from pomerium_agent.databroker.kinds import check_storage
 from pomerium_agent.errors import ConfigRejected, Retryable, SettingsError
 from pomerium_agent.runtime.backoff import Backoff, loop
 from pomerium_agent.runtime.clock import Clock
@@ -37,7 +39,7 @@ class BootstrapLoop:
         """
         try:
             found = await file.load()
-            check_storage(found.storage_connection if found else None)
+            check_storage(found.storage_connection if found else None, os.environ)
         except (ConfigRejected, SettingsError) as error:
             log.error("bootstrap file unusable", path=str(file.path), reason=str(error))
             return

@@ -8,6 +8,7 @@ from datetime import timedelta
 import aiohttp
 from yarl import URL
 
+from pomerium_agent.databroker.bundle_entry import CacheEntry
 from pomerium_agent.errors import ConfigRejected, ControlPlaneUnavailable
 from pomerium_agent.records import Record
 from pomerium_agent.runtime.clock import Clock
@@ -21,15 +22,6 @@ from pomerium_agent.zero.s3_error import MAX_BYTES, parse_s3_error
 from pomerium_agent.zero.text import clean_text
 
 URL_MARGIN = timedelta(minutes=15)  # a URL is used until so long before it expires (Z-33)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheEntry:
-    """What we have of a bundle: its version, and the types of its records."""
-
-    etag: str
-    last_modified: str = ""
-    record_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,13 @@ from datetime import timedelta
 import aiohttp
 
 from pomerium_agent.databroker.backend import Backend
+from pomerium_agent.databroker.bundle_entry import BUNDLE_LEASE
 from pomerium_agent.databroker.leases import hold_lease
 from pomerium_agent.runtime.backoff import patient
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.supervisor import supervise
 from pomerium_agent.settings import Settings
 from pomerium_agent.zero.answers import BootstrapConfig
@@ -23,15 +25,16 @@ from pomerium_agent.zero.bootstrap_file import BootstrapFile
 from pomerium_agent.zero.bundles import Downloader, DownloadUrls
 from pomerium_agent.zero.connect import ConnectStream, Events
 from pomerium_agent.zero.egress import tls_context, trusted_roots
+from pomerium_agent.zero.filled import watch_filled
 from pomerium_agent.zero.identity import read_identity
-from pomerium_agent.zero.nudge import ConnectionState, Schedule, rerun_on_change
+from pomerium_agent.zero.nudge import ConnectionState, Schedule
 from pomerium_agent.zero.reconciler import Reconciler
 from pomerium_agent.zero.report import Reporter
 from pomerium_agent.zero.secrets import DerivedSecrets, derive_secrets
 from pomerium_agent.zero.standing import Standing
 from pomerium_agent.zero.writeback import open_writeback
 
-LEASE = "zero-ctrl"
+LEASE = BUNDLE_LEASE
 LEASE_TTL = timedelta(seconds=30)  # renewed at half of it (Z-29)
 
 
@@ -40,7 +43,7 @@ class Link:
     """Our end of the line: what the rest of the agent may read, and what the jobs work with.
 
     `bootstrap` is None until the file or the API has told who we are (Z-8). `events` holds what the stream said.
-    `filled` is true once the jobs have brought the configuration into the databroker.
+    `filled` is true once the configuration is in the databroker, brought there by our jobs or by another replica's.
     """
 
     secrets: DerivedSecrets
@@ -98,8 +101,10 @@ async def open_link(
 
 
 @asynccontextmanager
-async def run_jobs(link: Link, backend: Backend) -> AsyncIterator[None]:
+async def run_jobs(link: Link, stores: Latest[Backend]) -> AsyncIterator[None]:
     """Run what a replica does for its control plane: reports, and under the lease the bundles (Z-30).
+
+    The leased jobs work in one store of records at a time; another one begins them anew (Z-25).
 
     Leaving the block stops the leased jobs, gives the lease back, and sends the last reports (Z-64).
     """
@@ -107,7 +112,8 @@ async def run_jobs(link: Link, backend: Backend) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
             jobs = [
                 group.create_task(link.standing.while_welcome(link.reporter.run)),
-                group.create_task(link.standing.while_welcome(lambda: _run_leased_jobs(link, backend))),
+                group.create_task(link.standing.while_welcome(lambda: _run_leased_jobs(link, stores))),
+                group.create_task(_watch_filled(link, stores)),
             ]
             yield
             for job in jobs:
@@ -117,12 +123,14 @@ async def run_jobs(link: Link, backend: Backend) -> AsyncIterator[None]:
             await link.reporter.flush()
 
 
-async def _run_leased_jobs(link: Link, backend: Backend) -> None:
+async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
     """Under one bootstrap config after the other: a new one ends the jobs and begins them anew (Z-25)."""
 
     async def under(bootstrap: BootstrapConfig | None) -> None:
-        if bootstrap is None:
-            return
+        if bootstrap is not None:
+            await rerun_on_change(stores, in_store)
+
+    async def in_store(backend: Backend) -> None:
         reconciler = Reconciler(
             link.api, link.downloader, backend, health=link.health, clock=link.clock, filled=link.filled
         )
@@ -140,6 +148,16 @@ async def _run_leased_jobs(link: Link, backend: Backend) -> None:
         await supervise("zero-lease", hold, clock=link.clock, backoff=patient())
 
     await rerun_on_change(link.bootstrap, under)
+
+
+async def _watch_filled(link: Link, stores: Latest[Backend]) -> None:
+    """Also of a replica that does not have the lease, and of one that the control plane does not welcome."""
+
+    async def in_store(backend: Backend) -> None:
+        if not link.filled.value:
+            await watch_filled(link.filled, link.api, backend, link.clock)
+
+    await rerun_on_change(stores, in_store)
 
 
 @asynccontextmanager

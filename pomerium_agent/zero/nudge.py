@@ -1,15 +1,12 @@
 """What makes the link look again: nudges from the stream, the state of the connection, and the passing of time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.waiting import first_of
 
-T = TypeVar("T")
 CONNECTED_INTERVAL = 3600.0  # the stream tells us of changes, so looking is only a precaution (Z-17)
 DISCONNECTED_INTERVAL = 300.0
 
@@ -105,25 +102,3 @@ class Schedule:
         async for state in self._connection.follow():
             if state.turn != self._turn:
                 return
-
-
-async def rerun_on_change(cell: Latest[T], run: Callable[[T], Awaitable[None]]) -> None:
-    """Run `run` with the present value; when another one comes, cancel that run, wait for its end, and run anew.
-
-    A run that returns is over until the next value. Raises what `run` raises, inside an exception group.
-    """
-
-    async def one(value: T) -> None:
-        await run(value)
-
-    async def another_than(value: T) -> None:
-        async for newest in cell.follow():
-            if newest != value:
-                return
-
-    while True:
-        value = cell.value
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(one(value))
-            await another_than(value)
-            task.cancel()

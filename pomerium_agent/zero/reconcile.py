@@ -4,13 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from google.protobuf import struct_pb2
-
 from pomerium_agent.pb.pomerium import databroker_pb2
-from pomerium_agent.records import Record, pack, record_to_message, unpack
-from pomerium_agent.zero.bundles import CacheEntry
+from pomerium_agent.records import Record, record_to_message
 
-CACHE_ENTRY_TYPE = "pomerium.io/BundleCacheEntry"
 MAX_PUT_BYTES = 1024 * 1024
 
 
@@ -62,27 +58,6 @@ def put_requests(change: Difference, now: datetime, max_bytes: int = MAX_PUT_BYT
         size += added
     if batch:
         yield tuple(batch)
-
-
-def entry_to_record(bundle_id: str, entry: CacheEntry) -> Record:
-    """The cache entry as the reference stores it (Z-40)."""
-    fields = struct_pb2.Struct()
-    fields["etag"] = entry.etag
-    fields["last_modified"] = entry.last_modified
-    fields.get_or_create_list("record_types").extend(entry.record_types)
-    return Record(type=CACHE_ENTRY_TYPE, id=bundle_id, data=pack(fields))
-
-
-def entry_from_record(record: Record) -> CacheEntry | None:
-    """The cache entry in a record, ours or the reference's (Z-41); None when it is not valid."""
-    fields = unpack(record.data, struct_pb2.Struct)
-    if fields is None:
-        return None
-    etag = fields.fields["etag"].string_value
-    types = tuple(value.string_value for value in fields.fields["record_types"].list_value.values if value.string_value)
-    if not etag or not types:
-        return None
-    return CacheEntry(etag=etag, last_modified=fields.fields["last_modified"].string_value, record_types=types)
 
 
 def types_of(records: Sequence[Record]) -> tuple[str, ...]:

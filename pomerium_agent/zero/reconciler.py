@@ -5,6 +5,12 @@ from collections.abc import Iterable, Sequence
 import structlog
 
 from pomerium_agent.databroker.backend import Backend
+from pomerium_agent.databroker.bundle_entry import (
+    CACHE_ENTRY_TYPE,
+    CacheEntry,
+    entry_from_record,
+    entry_to_record,
+)
 from pomerium_agent.errors import ConfigRejected, RecordNotFound, Retryable
 from pomerium_agent.records import Record
 from pomerium_agent.runtime.backoff import Backoff, loop
@@ -12,17 +18,9 @@ from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health, bundle_check
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.zero.api import ClusterApi
-from pomerium_agent.zero.bundles import CacheEntry, Downloaded, Downloader, Unchanged
+from pomerium_agent.zero.bundles import Downloaded, Downloader, Unchanged
 from pomerium_agent.zero.nudge import Schedule
-from pomerium_agent.zero.reconcile import (
-    CACHE_ENTRY_TYPE,
-    Difference,
-    difference,
-    entry_from_record,
-    entry_to_record,
-    put_requests,
-    types_of,
-)
+from pomerium_agent.zero.reconcile import Difference, difference, put_requests, types_of
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +33,9 @@ class Reconciler:
     """Lists the bundles, fetches each, and applies it whole.
 
     A bundle that cannot be fetched or read changes nothing, is reported, and does not keep the others waiting
-    (Z-43). Refused leaves; all else is tried again. `filled` becomes true once the databroker holds what the control
-    plane says, as far as it could be had in one round: from then on an empty databroker is an empty configuration.
+    (Z-43). Refused leaves; all else is tried again. `filled` becomes true once the databroker holds every bundle that
+    is listed, new or as it was before: from then on an empty databroker is an empty configuration. A bundle that cannot
+    be read does not count, as waiting does not mend it; unless there is nothing else.
     """
 
     def __init__(
@@ -64,6 +63,7 @@ class Reconciler:
         self._empty: dict[str, CacheEntry] = {}
         # Bundles of which only a part was applied: what we have is not what their cache entry says.
         self._unfinished: set[str] = set()
+        self._holds_some = False  # at least one bundle is in
 
     async def run(self, schedule: Schedule, backoff: Backoff | None = None) -> None:
         """Sync everything at once, whatever the state of the connection (Z-32), then whenever it is due."""
@@ -96,17 +96,31 @@ class Reconciler:
     async def _sync_pending(self) -> None:
         """Try each pending bundle once; those that failed stay pending, and raise at the end."""
         failed: list[str] = []
+        missing = False
         for bundle_id in self._pending:
             try:
                 await self.sync(bundle_id)
             except (Retryable, ConfigRejected) as error:
                 failed.append(bundle_id)
                 self._health.failed(bundle_check(bundle_id), str(error))
-        if len(failed) < len(self._pending) or not self._pending:
+                if isinstance(error, Retryable) and not await self._is_there(bundle_id):
+                    missing = True
+            else:
+                self._holds_some = True
+        if not missing and (self._holds_some or not self._listed) and not self._filled.value:
             self._filled.set(True)
         self._pending = tuple(failed)
         if failed:
             raise _SomeFailed(f"failed: {', '.join(failed)}")
+
+    async def _is_there(self, bundle_id: str) -> bool:
+        """Whether the databroker has this bundle as it was before."""
+        try:
+            there = bundle_id not in self._unfinished and await self._entry(bundle_id) is not None
+        except Retryable:
+            return False
+        self._holds_some = self._holds_some or there
+        return there
 
     async def sync(self, bundle_id: str) -> None:
         """One bundle: fetch what is new, apply it, and remember it only then (Z-40)."""

@@ -8,7 +8,7 @@ from pomerium_agent.errors import Refused
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.zero.nudge import rerun_on_change
+from pomerium_agent.runtime.rerun import rerun_on_change
 
 log = structlog.get_logger(__name__)
 

@@ -5,14 +5,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from tempfile import TemporaryDirectory
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from pomerium_agent.databroker import Backend, MemoryBackend
+from pomerium_agent import databroker
+from pomerium_agent.databroker import Backend, Databroker, MemoryBackend
+from pomerium_agent.databroker.postgres import open_postgres
+from pomerium_agent.databroker.sqlite import open_sqlite
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import Cursor, Record, pack, type_url
+from pomerium_agent.runtime.health import Health
 from tests.fakes.clock import ManualClock
+from tests.fakes.postgres import Postgres
+from tests.fakes.remote_backend import remote
 
 SESSION = type_url(session_pb2.Session)
 USER = type_url(user_pb2.User)
@@ -42,8 +49,55 @@ async def open_memory() -> AsyncIterator[Store]:
         await backend.close()
 
 
+@asynccontextmanager
+async def open_wire() -> AsyncIterator[Store]:
+    """The records in memory, asked over TCP by a client that knows the specification and none of our messages."""
+    async with open_memory() as store, remote(store.backend, store.clock) as backend:
+        yield Store(backend, store.clock)
+
+
+@asynccontextmanager
+async def open_file() -> AsyncIterator[Store]:
+    clock = ManualClock()
+    with TemporaryDirectory(prefix="pb-") as directory:
+        backend = await open_sqlite(f"file://{directory}/store", clock)
+        try:
+            yield Store(backend, clock)
+        finally:
+            await backend.close()
+
+
+@asynccontextmanager
+async def open_replaceable() -> AsyncIterator[Store]:
+    """What the agent works with: a store that another could replace."""
+    clock = ManualClock()
+    backend = Databroker(databroker.Store(MemoryBackend(clock)))
+    try:
+        yield Store(backend, clock)
+    finally:
+        await backend.close()
+
+
 # A new backend adds its name here, and passes.
-IMPLEMENTATIONS: dict[str, OpenStore] = {"memory": open_memory}
+IMPLEMENTATIONS: dict[str, OpenStore] = {
+    "file": open_file,
+    "memory": open_memory,
+    "replaceable": open_replaceable,
+    "wire": open_wire,
+}
+
+
+@asynccontextmanager
+async def open_in_postgres(postgres: Postgres) -> AsyncIterator[Store]:
+    """On a real server, which goes by the clock of the test as well: leases expire by the hour of the database."""
+    async with postgres.database() as database:
+        clock, connection = database.clock_by_hand()
+        async with open_postgres(connection, clock, Health()) as backend:
+            yield Store(backend, clock)
+
+
+# Those that need a server, which is started once for all tests.
+ON_A_SERVER: dict[str, Callable[[Postgres], AbstractAsyncContextManager[Store]]] = {"postgres": open_in_postgres}
 
 
 def session(id: str, user_id: str = "", *, subject: str = "", access_token: str = "", refresh: str = "") -> Record:

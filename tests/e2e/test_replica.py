@@ -38,8 +38,12 @@ async def test_a_route_that_is_not_public_lets_no_stranger_in() -> None:
 
         async with world.cluster.replica() as replica:
             answer = await world.get(replica, "hello", headers={"accept": "application/json"})
+            # The hosted service, which nobody configured another for, cannot be reached from a test.
+            page = await world.get(replica, "hello", headers={"accept": "text/html"})
 
         assert answer.status == 401
+        assert (page.status, page.headers["retry-after"]) == (503, "5")
+        assert "cannot be reached just now" in page.text  # ours, and not what Envoy says when nobody answers it
 
 
 async def test_a_service_account_gets_in_until_it_is_revoked() -> None:

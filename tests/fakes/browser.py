@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+STATUS = "Failed to load resource: the server responded with a status of "  # a page of 403, say
+FOREIGN = re.compile(r"http://127\.0\.0\.1:\d+/(interaction|session)/")  # of the certified provider, which wants fonts
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 
@@ -43,15 +45,29 @@ async def open_browser() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def open_profile(browser: Browser, *, dark: bool = False) -> AsyncIterator[BrowserContext]:
-    """One person's browser, with cookies of its own. Certificates of test authorities are taken."""
+    """One person's browser, with cookies of its own. Certificates of test authorities are taken.
+
+    In the end no page may have complained: of a policy that it broke, of a script that failed, of anything.
+    """
     context = await browser.new_context(
         ignore_https_errors=True, color_scheme="dark" if dark else "light", viewport={"width": 1100, "height": 760}
     )
     context.set_default_timeout(20_000)
+    complaints: list[str] = []
+
+    def hear(message: ConsoleMessage) -> None:
+        where = message.page.url if message.page is not None else ""
+        ours = not FOREIGN.match(where) and not message.text.startswith(STATUS)
+        if ours and message.type in ("error", "warning"):
+            complaints.append(f"{message.type} on {where}: {message.text}")
+
+    context.on("console", hear)
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
     try:
         yield context
     finally:
         await context.close()
+    assert not complaints, complaints
 
 
 async def picture(page: Page, name: str) -> None:

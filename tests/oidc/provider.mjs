@@ -4,10 +4,17 @@
 //   lifetimes {AccessToken, IdToken, …} in seconds
 // and prints one line of JSON, {"issuer": …}, once it listens. It ends when its standard input does.
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import dns from 'node:dns';
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 
 console.info = console.warn = console.error; // standard output is for the one line
+
+// Every name is this machine, as it is for the browsers of the tests: clients are told of logouts by name.
+dns.lookup = (name, options, done = options) => {
+  const found = { address: '127.0.0.1', family: 4 };
+  setImmediate(() => (options.all ? done(null, [found]) : done(null, found.address, found.family)));
+};
 
 const { Provider } = await import('oidc-provider');
 const lines = createInterface({ input: process.stdin });

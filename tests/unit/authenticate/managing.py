@@ -64,8 +64,9 @@ class Managing:
             await self.idle()
 
     async def idle(self) -> None:
-        await until(lambda: not self.manager.busy)
-        await settle(60)
+        for _ in range(3):  # what is done may make something else due
+            await until(lambda: not self.manager.busy)
+            await settle(60)
 
     async def session(self, id: str) -> session_pb2.Session | None:
         try:

@@ -31,7 +31,7 @@ from tests.fakes import session_records as people
 from tests.fakes.clock import settle
 from tests.fakes.hostile_provider import LEAVE_OUT
 from tests.fakes.session_records import NOW
-from tests.unit.authenticate.managing import HOURS, Managing, managing, stateful, until
+from tests.unit.authenticate.managing import HOURS, STEP, Managing, managing, stateful, until
 from tests.unit.idp.scene import scene
 
 HOUR = 3600.0
@@ -270,6 +270,7 @@ async def test_a_session_that_ends_and_begins_anew_during_its_refresh_is_not_for
             await at.idle()
             assert await at.session(id) is not None
             await at.advance(HOUR, step=60)
+            await at.advance(STEP)
         assert await at.session(id) is None
 
 

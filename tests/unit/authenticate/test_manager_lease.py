@@ -8,6 +8,7 @@ from pomerium_agent.authenticate.manager import run_identity_manager
 from pomerium_agent.authenticate.manager.run import LEASE
 from pomerium_agent.errors import DatabrokerUnavailable
 from pomerium_agent.runtime.health import Check, Health
+from pomerium_agent.runtime.latest import Latest
 from tests.fakes.clock import settle
 from tests.unit.authenticate.managing import Managing, managing, until
 from tests.unit.sessions.stage import CuttableBackend
@@ -22,7 +23,7 @@ def role(health: Health) -> str:
 async def start(stack: AsyncExitStack, at: Managing, health: Health) -> None:
     await stack.enter_async_context(
         run_identity_manager(
-            backend=at.backend, site=at.site, providers=at.scene.providers, clock=at.clock, health=health
+            stores=Latest(at.backend), site=at.site, providers=at.scene.providers, clock=at.clock, health=health
         )
     )
     await settle(100)

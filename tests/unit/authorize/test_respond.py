@@ -7,7 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pomerium_agent.authorize.accept import prefers_json, wants_page
+from pomerium_agent.authorize.decide import NO_IMPERSONATION
 from pomerium_agent.authorize.page import Page, render_page
+from pomerium_agent.config.kubernetes import TOKEN_MISSING
 from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.handoff.signed import url_signature
 from pomerium_agent.look.branding import Branding
@@ -377,3 +379,28 @@ def test_what_an_organisation_says_cannot_push_the_facts_of_a_request_out_of_the
 
     assert "\0" not in html
     assert html.index("<h1>") < html.index("id-1") < html.index("</main>")
+
+
+async def test_a_page_is_kept_nowhere_and_framed_by_nobody() -> None:
+    """N-43: it says who the visitor is, and what they may not."""
+    async with room() as here:
+        for headers in (cookie("s-mallory"), {}):
+            answer = here.ask(headers={"accept": BROWSER, **headers})
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *(f"{what}-unauthorized" for what in ("claim", "date", "day-of-week", "domain", "email", "groups", "user")),
+        *(f"{what}-unauthorized" for what in ("http-method", "http-path", "source-ip", "time-of-day")),
+        *("reject", "policy-invalid", "policy-unsupported", "policy-missing"),
+        *(TOKEN_MISSING, NO_IMPERSONATION),
+    ],
+)
+def test_every_reason_of_a_refusal_has_words(reason: str) -> None:
+    html = render_page(Page(status=403, title="Forbidden", reasons=(reason,)))
+    assert "Why" in html
+    assert reason not in html

@@ -59,6 +59,10 @@ MEANINGS: list[tuple[dict[str, Any], str, object]] = [
     ({"http_redirect_addr": ":80"}, "http_redirect", Address(port=80)),
     ({"http_redirect_addr": '":8080"'}, "http_redirect", Address(port=8080)),
     ({"http_redirect_addr": ""}, "http_redirect", None),
+    ({"grpc_address": ":9000"}, "grpc_address", Address(port=9000)),
+    ({"grpc_address": "127.0.0.1"}, "grpc_address", Address(host="127.0.0.1", port=5443)),
+    ({"grpc_address": ""}, "grpc_address", None),
+    ({"grpc_insecure": False}, "grpc_insecure", False),
     ({"log_level": "WARN"}, "log_level", "warn"),
     ({"log_level": ""}, "log_level", "info"),
     ({"log_level": "error"}, "proxy_log_level", "error"),
@@ -148,6 +152,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"address": "example.com:443"}, "address", "IP address"),
     ({"address": ":99999"}, "address", "port"),
     ({"http_redirect_addr": ":0"}, "http_redirect", "port"),
+    ({"grpc_address": "db.example.com:1"}, "grpc_address", "IP address"),
     ({"log_level": "loud"}, "log_level", "not a log level"),
     ({"certificate_authority": "junk!"}, "certificate_authority", "neither PEM"),
     ({"timeout_read": "-1s"}, "timeout_read", "negative"),
@@ -230,6 +235,21 @@ def test_what_this_machine_says_wins_over_every_record() -> None:
     assert not faults
     assert settings.address == Address(host="127.0.0.1", port=9443)
     assert settings.http_redirect == Address(host="127.0.0.1", port=9080)
+
+
+def test_the_databroker_is_not_served_in_the_place_of_visitors() -> None:
+    """As an address of its own the reference takes :443 too; here that would keep Envoy from it."""
+    settings, faults = effective(grpc_address=":443", http_redirect_addr=":80")
+    assert settings.grpc_address is None
+    assert [(fault.field, fault.warning) for fault in faults] == [("grpc_address", True)]
+
+    settings, faults = effective(Local(grpc_address="127.0.0.1:80"), http_redirect_addr=":80")
+    assert settings.grpc_address is None
+    assert faults
+
+    settings, faults = effective(Local(grpc_address="127.0.0.1:5000"), grpc_address=":443")
+    assert settings.grpc_address == Address(host="127.0.0.1", port=5000)
+    assert not faults
 
 
 def test_a_bad_local_address_is_named_and_the_records_decide() -> None:

@@ -9,6 +9,7 @@ from pomerium_agent.databroker import Backend, MemoryBackend, Options, open_data
 from pomerium_agent.errors import CursorExpired, DatabrokerUnavailable, SettingsError
 from pomerium_agent.records import Cursor, Record
 from pomerium_agent.runtime.health import Check, Health, Status
+from pomerium_agent.runtime.latest import Latest
 from tests.fakes.clock import ManualClock, settle
 
 
@@ -29,10 +30,10 @@ def test_the_connection_says_the_kind_of_storage(connection: str | None, kind: s
     assert storage_kind(connection) == kind
 
 
-@pytest.mark.parametrize("connection", ["file:///var/lib/hunter2", "postgres://user:hunter2@db/pomerium", ""])
-async def test_a_kind_that_is_not_there_yet_is_refused_without_showing_the_connection(connection: str) -> None:
+@pytest.mark.parametrize("connection", ["file://hunter2/var/lib", "postgres://user:hunter2@db:port/pomerium", ""])
+async def test_a_store_that_cannot_be_opened_is_refused_without_showing_the_connection(connection: str) -> None:
     with pytest.raises(SettingsError, match="storage") as refusal:
-        async with open_databroker(connection, ManualClock(), Health()):
+        async with open_databroker(Latest(connection), ManualClock(), Health()):
             pytest.fail("it opened")
 
     assert "hunter2" not in str(refusal.value)
@@ -41,7 +42,7 @@ async def test_a_kind_that_is_not_there_yet_is_refused_without_showing_the_conne
 async def test_an_open_store_is_cleaned_every_minute() -> None:
     """D-17: records expire, the log is cut after an hour."""
     clock, health = ManualClock(), Health()
-    async with open_databroker(None, clock, health) as backend:
+    async with open_databroker(Latest(None), clock, health) as backend:
         await backend.set_options("a", Options(ttl=timedelta(seconds=30)))
         await backend.put([Record(type="a", id="1")])
         start = Cursor((await backend.server_info()).server_version, 0)
@@ -68,7 +69,7 @@ async def test_closing_the_store_ends_who_still_reads_it() -> None:
             with pytest.raises(DatabrokerUnavailable):
                 await anext(backend.changes(cursor))
 
-        async with open_databroker(None, clock, health) as backend:
+        async with open_databroker(Latest(None), clock, health) as backend:
             group.create_task(read(backend))
             await settle()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pomerium_agent.databroker.storage import storage_kind
+from pomerium_agent.databroker.kinds import storage_kind
 from pomerium_agent.errors import ConfigRejected, Refused
 from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.health import Check, Health

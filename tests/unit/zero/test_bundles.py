@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from pomerium_agent.databroker.bundle_entry import CacheEntry
 from pomerium_agent.errors import ConfigRejected, ControlPlaneUnavailable, Refused
-from pomerium_agent.zero.bundles import CacheEntry, Downloaded, Unchanged
+from pomerium_agent.zero.bundles import Downloaded, Unchanged
 from tests.fakes.clock import ManualClock
 from tests.fakes.control_plane import CAPTURED, SIGNATURE, Say, encode_bundle, html, say, serve_control_plane
 from tests.fakes.raw_server import serve_raw

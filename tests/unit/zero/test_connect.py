@@ -256,6 +256,7 @@ async def test_a_server_that_keeps_its_headers_counts_as_connected_after_a_while
         at.plane.silent_subscribe = True
 
         await at.until_connected()
+        await at.plane.until(lambda: bool(at.plane.subscriptions))  # it is connected for us before it knows of us
 
         at.plane.push(CONFIG_UPDATED)
         async with asyncio.timeout(PATIENCE):

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.errors import Refused, SettingsError
 from pomerium_agent.pb.pomerium import connect_pb2
 from pomerium_agent.runtime.clock import SystemClock
 from pomerium_agent.runtime.health import Check, Health
+from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.settings import Endpoint
 from pomerium_agent.zero.api import Patience
 from pomerium_agent.zero.link import LEASE, LEASE_TTL, Link, open_link, run_jobs
@@ -33,7 +35,7 @@ class House:
     plane: FakeControlPlane
     link: Link
     health: Health
-    backend: MemoryBackend
+    backend: Backend
 
     async def until_healthy(self, check: str) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -74,7 +76,7 @@ async def test_from_a_token_to_records_and_reports(tmp_path: Path) -> None:
     """Z-22, Z-30, Z-32, Z-44, Z-53."""
     async with serve_control_plane() as plane:
         plane.publish("config", [record("a")], etag='"1"')
-        async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
+        async with linked(plane, tmp_path) as at, run_jobs(at.link, Latest(at.backend)):
             await at.until_ids("a")
             await at.until_healthy("zero.resource-bundle.config")
             await plane.until(lambda: "zero.resource-bundle.config" in {span.name for span in plane.spans})
@@ -88,7 +90,7 @@ async def test_bundles_arrive_although_the_stream_never_stood(tmp_path: Path) ->
     async with serve_control_plane() as plane:
         plane.publish("config", [record("a")], etag='"1"')
         nowhere = Endpoint(url="", tls=False, host="127.0.0.1", port=1)
-        async with linked(plane, tmp_path, connect=nowhere) as at, run_jobs(at.link, at.backend):
+        async with linked(plane, tmp_path, connect=nowhere) as at, run_jobs(at.link, Latest(at.backend)):
             await at.until_ids("a")
 
             assert at.link.connection.value.turn == 0
@@ -109,7 +111,7 @@ async def test_a_change_arrives_within_moments(tmp_path: Path) -> None:
     """Z-20."""
     async with serve_control_plane() as plane:
         plane.publish("config", [record("a")], etag='"1"')
-        async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
+        async with linked(plane, tmp_path) as at, run_jobs(at.link, Latest(at.backend)):
             await at.until_ids("a")
             await at.until_healthy(Check.ZERO_CONNECT)
             plane.publish("config", [record("a"), record("b")], etag='"2"')
@@ -123,7 +125,7 @@ async def test_bundles_are_synced_by_the_holder_of_the_lease_alone(tmp_path: Pat
     """Z-20, Z-29, Z-30."""
     async with serve_control_plane() as plane, linked(plane, tmp_path) as at:
         assert await at.backend.lease(LEASE, "another replica", timedelta(seconds=30))
-        async with run_jobs(at.link, at.backend):
+        async with run_jobs(at.link, Latest(at.backend)):
             await at.until_healthy(Check.ZERO_CONNECT)
             plane.push(CONFIG_UPDATED)
             await at.until_healthy(Check.ZERO_BOOTSTRAP_SAVE)
@@ -140,7 +142,7 @@ def test_the_lease_is_the_one_that_every_replica_wants() -> None:
 async def test_the_lease_is_given_back_at_the_end(tmp_path: Path) -> None:
     """Z-29, Z-64."""
     async with serve_control_plane() as plane, linked(plane, tmp_path) as at:
-        async with run_jobs(at.link, at.backend):
+        async with run_jobs(at.link, Latest(at.backend)):
             await plane.until(lambda: plane.requests("bundles"))
             assert not await at.backend.lease(LEASE, "another replica", timedelta(seconds=30))
 
@@ -150,7 +152,7 @@ async def test_the_lease_is_given_back_at_the_end(tmp_path: Path) -> None:
 async def test_the_last_reports_are_sent_at_the_end(tmp_path: Path) -> None:
     """Z-64."""
     async with serve_control_plane() as plane, linked(plane, tmp_path) as at:
-        async with run_jobs(at.link, at.backend):
+        async with run_jobs(at.link, Latest(at.backend)):
             await at.until_healthy(Check.ZERO_CONNECT)
             at.health.failed("last", "words")
 
@@ -161,7 +163,7 @@ async def test_a_new_bootstrap_begins_the_leased_jobs_anew(tmp_path: Path) -> No
     """Z-21, Z-25."""
     async with serve_control_plane() as plane:
         plane.publish("config", [record("a")], etag='"1"')
-        async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
+        async with linked(plane, tmp_path) as at, run_jobs(at.link, Latest(at.backend)):
             await at.until_ids("a")
             await at.until_healthy(Check.ZERO_CONNECT)
             await plane.until(lambda: len(plane.requests("bootstrap")) == 2)  # at start, and on connect
@@ -177,7 +179,7 @@ async def test_jobs_wait_for_the_first_bootstrap(tmp_path: Path) -> None:
     """Z-8."""
     async with serve_control_plane() as plane:
         plane.always("bootstrap", html(502))
-        async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
+        async with linked(plane, tmp_path) as at, run_jobs(at.link, Latest(at.backend)):
             await at.until_healthy(Check.ZERO_CONNECT)
             assert plane.requests("bundles") == []
             plane.always("bootstrap", None)
@@ -189,7 +191,7 @@ async def test_the_file_stands_in_for_a_control_plane_that_is_not_there(tmp_path
     """Z-22, Z-65."""
     async with serve_control_plane() as plane, linked(plane, tmp_path) as at:
         await at.until_healthy(Check.ZERO_BOOTSTRAP_SAVE)
-    async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
+    async with linked(plane, tmp_path) as at, run_jobs(at.link, Latest(at.backend)):
         assert at.link.bootstrap.value is not None
         await at.until_failed(Check.ZERO_CONNECT, "/v1/exchangeToken")
 
@@ -215,7 +217,7 @@ async def test_a_control_plane_that_accepts_and_then_hangs_costs_nothing_that_is
             open_link(
                 settings_for(plane, tmp_path), health=health, clock=SystemClock(), instance="i", patience=impatient
             ) as link,
-            run_jobs(link, backend),
+            run_jobs(link, Latest(backend)),
         ):
             at = House(plane=plane, link=link, health=health, backend=backend)
             await at.until_ids("a")
@@ -234,7 +236,7 @@ async def test_a_refused_token_leaves_as_refused(tmp_path: Path) -> None:
         plane.always("exchangeToken", say({"error": "no such cluster"}, 400))
 
         with pytest.raises(ExceptionGroup) as raised:
-            async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
+            async with linked(plane, tmp_path) as at, run_jobs(at.link, Latest(at.backend)):
                 await asyncio.Event().wait()
 
     refused = raised.value.subgroup(Refused)
@@ -248,7 +250,7 @@ async def test_a_refused_list_of_bundles_leaves_as_refused(tmp_path: Path) -> No
         plane.always("bundles", say({"error": "cluster was deleted"}, 400))
 
         with pytest.raises(ExceptionGroup) as raised:
-            async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
+            async with linked(plane, tmp_path) as at, run_jobs(at.link, Latest(at.backend)):
                 await asyncio.Event().wait()
 
     assert raised.value.subgroup(Refused) is not None
@@ -261,7 +263,10 @@ async def test_a_refused_replica_may_serve_on_in_silence(tmp_path: Path) -> None
         plane.publish("config", [record("a")], etag='"1"')
         settings = settings_for(plane, tmp_path, on_refused="serve")
         backend = MemoryBackend(clock)
-        async with open_link(settings, health=health, clock=clock, instance="i") as link, run_jobs(link, backend):
+        async with (
+            open_link(settings, health=health, clock=clock, instance="i") as link,
+            run_jobs(link, Latest(backend)),
+        ):
             at = House(plane=plane, link=link, health=health, backend=backend)
             await at.until_healthy("zero.resource-bundle.config")
             await at.until_healthy(Check.ZERO_CONNECT)
@@ -288,7 +293,7 @@ async def test_over_tls_the_roots_of_ssl_cert_file_are_trusted(tmp_path: Path, m
     async with serve_control_plane(issued, tmp_path) as plane:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
         plane.publish("config", [record("a")], etag='"1"')
-        async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
+        async with linked(plane, tmp_path) as at, run_jobs(at.link, Latest(at.backend)):
             await at.until_healthy("zero.resource-bundle.config")
             await at.until_healthy(Check.ZERO_CONNECT)
             await plane.until(lambda: plane.spans)
@@ -314,7 +319,7 @@ async def test_cancelling_at_any_point_leaves_no_task_and_no_lease(tmp_path: Pat
             settings = settings_for(plane, tmp_path)
             async with (
                 open_link(settings, health=Health(), clock=SystemClock(), instance="i") as link,
-                run_jobs(link, backend),
+                run_jobs(link, Latest(backend)),
             ):
                 await asyncio.Event().wait()
 
@@ -333,7 +338,7 @@ async def test_cancelling_at_any_point_leaves_no_task_and_no_lease(tmp_path: Pat
 async def test_no_secret_reaches_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with serve_control_plane() as plane:
         plane.publish("config", b"\x05hello", etag='"1"')
-        async with linked(plane, tmp_path) as at, run_jobs(at.link, at.backend):
+        async with linked(plane, tmp_path) as at, run_jobs(at.link, Latest(at.backend)):
             await at.until_failed("zero.resource-bundle.config", "cannot be decoded")
             plane.script("storage", Say(status=403))
             plane.push(CONFIG_UPDATED)
@@ -349,3 +354,36 @@ def _leaf(group: BaseException) -> BaseException:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
     return group
+
+
+async def test_another_store_begins_the_leased_jobs_anew_there(tmp_path: Path) -> None:
+    """Z-25, Z-29: under its own lease, and the old one is given back."""
+    async with serve_control_plane() as plane:
+        plane.publish("config", [record("a")], etag='"1"')
+        async with linked(plane, tmp_path) as at:
+            stores: Latest[Backend] = Latest(at.backend)
+            async with run_jobs(at.link, stores):
+                await at.until_ids("a")
+                another = MemoryBackend(SystemClock())
+                assert await another.lease(LEASE, "another replica", timedelta(seconds=30))
+
+                stores.set(another)
+                await plane.until(lambda: at.link.filled.value)
+                async with asyncio.timeout(PATIENCE):
+                    while not await at.backend.lease(LEASE, "another replica", timedelta(seconds=30)):
+                        await settle()
+                assert (await another.latest(CONFIG))[1] == ()  # the lease there is not ours
+                await another.release(LEASE, "another replica")
+
+
+async def test_a_replica_without_the_lease_is_filled_by_what_the_holder_wrote(tmp_path: Path) -> None:
+    """Z-30: with a shared store it would otherwise wait for ever."""
+    async with serve_control_plane() as plane:
+        plane.publish("config", [record("a")], etag='"1"')
+        async with linked(plane, tmp_path / "1") as holder, run_jobs(holder.link, Latest(holder.backend)):
+            await holder.until_ids("a")
+            async with linked(plane, tmp_path / "2") as other, run_jobs(other.link, Latest(holder.backend)):
+                async with asyncio.timeout(PATIENCE):
+                    async for filled in other.link.filled.follow():
+                        if filled:
+                            break

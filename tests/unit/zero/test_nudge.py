@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.waiting import first_of
-from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule, rerun_on_change
+from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule
 from tests.fakes.clock import ManualClock, settle
 
 

@@ -7,17 +7,10 @@ from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pomerium_agent.databroker.bundle_entry import CACHE_ENTRY_TYPE, CacheEntry, entry_from_record, entry_to_record
 from pomerium_agent.pb.pomerium import databroker_pb2
 from pomerium_agent.records import Payload, Record, pack, record_to_message
-from pomerium_agent.zero.bundles import CacheEntry
-from pomerium_agent.zero.reconcile import (
-    CACHE_ENTRY_TYPE,
-    Difference,
-    difference,
-    entry_from_record,
-    entry_to_record,
-    put_requests,
-)
+from pomerium_agent.zero.reconcile import Difference, difference, put_requests
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from pomerium_agent.databroker.bundle_entry import CACHE_ENTRY_TYPE, entry_from_record
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.errors import RecordNotFound, Refused
 from pomerium_agent.records import Payload, Record
 from pomerium_agent.runtime.health import Health, Status
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule
-from pomerium_agent.zero.reconcile import CACHE_ENTRY_TYPE, entry_from_record
 from pomerium_agent.zero.reconciler import Reconciler
 from tests.fakes.clock import ManualClock
 from tests.fakes.control_plane import CAPTURED, FakeControlPlane, Say, encode_bundle, html, say, serve_control_plane
@@ -121,6 +121,51 @@ async def test_the_databroker_counts_as_filled_once_a_round_brought_something_in
                         break
 
         assert await at.ids() == ["a"]
+
+
+async def test_the_databroker_is_filled_when_every_bundle_is_in_and_not_before() -> None:
+    """A configuration with a bundle missing would take the routes of that one away."""
+    async with house() as at:
+        at.plane.publish("one", [record("a")], etag='"1"')
+        at.plane.publish("two", [record("x", type="other")], etag='"1"')
+        good = Say(content_type="application/octet-stream", headers={"ETag": '"1"'}, body=encode_bundle([record("a")]))
+        at.plane.script("storage", good, html(503))
+
+        async with running(at):
+            await until(at, " ", "zero.resource-bundle.two")
+            assert await at.ids() == ["a"]
+            assert not at.filled.value
+
+            at.flag.put_up()
+            await until(at, "", "zero.resource-bundle.two")
+            assert await at.ids("other") == ["x"]
+            assert await becomes(at.filled)
+
+
+async def test_a_bundle_that_is_there_from_before_counts_although_it_cannot_be_fetched() -> None:
+    """What is in the databroker is the last that was known of it."""
+    async with house() as at:
+        at.plane.publish("one", [record("a")], etag='"1"')
+        at.plane.publish("two", [record("x", type="other")], etag='"1"')
+        await at.reconciler.sync("two")
+        at.plane.always("storage", html(503))
+        at.plane.publish("two", [record("y", type="other")], etag='"2"')
+        at.plane.bundles.pop("one")
+
+        async with running(at):
+            await until(at, " ", "zero.resource-bundle.two")
+            assert await becomes(at.filled)
+
+        assert await at.ids("other") == ["x"]
+
+
+async def becomes(claim: Latest[bool]) -> bool:
+    """Whether it comes true."""
+    async with asyncio.timeout(10):
+        async for true in claim.follow():
+            if true:
+                return True
+    return False
 
 
 async def test_a_cluster_without_bundles_is_filled_with_nothing() -> None:
