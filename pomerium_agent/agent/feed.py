@@ -96,7 +96,7 @@ class Feeder:
                 self.site.set(await asyncio.to_thread(build_site, compiled.snapshot, self.builder.shared_key))
                 rules = await asyncio.to_thread(self.builder.build, compiled.snapshot)
                 self.rules.set(rules)
-                self.keys.set(self.builder.public_keys(rules))
+                self.keys.set(rules.public_keys)
             self._offers += 1
             self._offered, self._source = snapshot, compiled
             self.board.offered = Compiled(snapshot, (*compiled.faults, *refused))

@@ -171,7 +171,7 @@ class _Writing:
         """On whose behalf a service calls, when that is proven."""
         if not self._route.pass_identity_headers:
             return
-        proven = assertion_for(self._case.question, self._rules.signer, self._case.now)
+        proven = assertion_for(self._case.question, self._rules.public_keys, self._case.now)
         if proven:
             self._headers[ASSERTION_FOR] = proven
         else:

@@ -10,10 +10,16 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from pomerium_agent.authorize.client_trust import judge
-from pomerium_agent.authorize.decide import BAD_CREDENTIALS, NEEDS_SESSION, NO_IMPERSONATION, POMERIUM_ROUTE
+from pomerium_agent.authorize.decide import (
+    BAD_CREDENTIALS,
+    NEEDS_SESSION,
+    NO_IMPERSONATION,
+    POMERIUM_ROUTE,
+)
 from pomerium_agent.authorize.denials import Denied
 from pomerium_agent.authorize.gather import address, decoded_path
 from pomerium_agent.authorize.locate import CONNECT, Located, locate, normalized
+from pomerium_agent.config.kubernetes import names_somebody
 from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Route, Unavailable
 from pomerium_agent.config.urls import ascii_host
 from pomerium_agent.envoyconfig.route import checksum
@@ -194,7 +200,8 @@ def explain_denied(snapshot: ConfigSnapshot, denied: Denied, faults: Sequence[Fa
         facts = denied.facts
         if denied.chain or facts.request.certificate is None:
             facts = _judged(facts, snapshot, route, denied.chain)
-        told = _explained(route, facts, faults)
+        # That the directory has an empty address, which then counts, is not among the facts of a policy.
+        told = _explained(route, facts, faults, named=NO_IMPERSONATION not in denied.reasons)
         if not isinstance(route.action, Unavailable) and checksum(route) != denied.route_checksum:
             told["note"] = "the route has changed since; this is what it says now"
     elif denied.route_id:
@@ -220,14 +227,14 @@ def _judged(facts: Facts, snapshot: ConfigSnapshot, route: Route, chain: str) ->
     return replace(facts, request=replace(facts.request, certificate_valid=valid))
 
 
-def _explained(route: Route, facts: Facts, faults: Sequence[Fault]) -> dict[str, Any]:
+def _explained(route: Route, facts: Facts, faults: Sequence[Fault], *, named: bool = True) -> dict[str, Any]:
     if isinstance(route.action, Unavailable):
         return _aside(route, route.action.fault_id, facts, faults)
     told = _answer(facts, "deny", 403, route=route) | explain(route.access.policy, facts).to_json()
     fault = next((each for each in faults if each.route_id == route.id and not each.warning), None)
     if fault is not None:
         told |= {"fault": _told_fault(fault), "note": "the newest version of the route has a fault"}
-    if told["decision"] == "allow" and route.kubernetes and not facts.identity.email:
+    if told["decision"] == "allow" and route.kubernetes and not (named and names_somebody(facts.identity.email)):
         note = "a Kubernetes route impersonates its visitors, and this one has no e-mail address to do it with"
         change = Change("sign-in") if not facts.identity.present else None
         told |= {"decision": "deny", "status": 403, "reasons": [NO_IMPERSONATION], "note": note}

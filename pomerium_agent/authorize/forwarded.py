@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -13,31 +14,31 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.sessions.assertion import ASSERTION, ASSERTION_FOR
-from pomerium_agent.sessions.signer import Signer
 
 GRACE = 60  # seconds after its expiry: it may have waited at the service that passes it on
 MAX_TOKEN = 16_384  # characters
 
 
-def assertion_for(question: Question, signer: Signer | None, now: datetime) -> str:
+def assertion_for(question: Question, keys: Sequence[Mapping[str, str]], now: datetime) -> str:
     """The assertion on whose behalf a service calls; empty when there is none that is ours."""
     token = question.headers.get(ASSERTION_FOR) or question.headers.get(ASSERTION) or ""
-    return token if token and signer is not None and is_ours(token, signer, now) else ""
+    return token if token and is_ours(token, keys, now) else ""
 
 
-def is_ours(token: str, signer: Signer, now: datetime) -> bool:
-    """Whether our key signed it, and not too long ago. Never raises."""
+def is_ours(token: str, keys: Sequence[Mapping[str, str]], now: datetime) -> bool:
+    """Whether one of our keys, which are JWKs, signed it, and not too long ago. Never raises."""
     if len(token) > MAX_TOKEN or not token.isascii() or token.count(".") != 2:
         return False
     signed, _, signature_text = token.rpartition(".")
     header_text, _, payload_text = signed.partition(".")
     header, payload, signature = _object(header_text), _object(payload_text), _decode(signature_text)
-    if header.get("kid") != signer.kid or header.get("alg") != signer.jwk["alg"] or signature is None:
+    key = next((key for key in keys if key["kid"] == header.get("kid")), None)
+    if key is None or header.get("alg") != key["alg"] or signature is None:
         return False
     expires = payload.get("exp")
     if isinstance(expires, bool) or not isinstance(expires, int) or expires + GRACE < now.timestamp():
         return False
-    return _verifies(_key(tuple(sorted(signer.jwk.items()))), signed.encode(), signature)
+    return _verifies(_key(tuple(sorted(key.items()))), signed.encode(), signature)
 
 
 def _verifies(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, signed: bytes, signature: bytes) -> bool:

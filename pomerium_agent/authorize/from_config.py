@@ -22,7 +22,7 @@ from pomerium_agent.look.branding import read_branding
 from pomerium_agent.sessions import bearer
 from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.jwt import JwtProvider
-from pomerium_agent.sessions.signer import Signer, read_signer
+from pomerium_agent.sessions.signer import Signer, read_published, read_signer
 
 _AFFINE = (LoadBalancing.RING_HASH, LoadBalancing.MAGLEV)
 _FORMATS: Mapping[BearerFormat, bearer.BearerFormat] = {
@@ -52,6 +52,9 @@ class RulesBuilder:
                 rules = used[route.key] = kept.get(route.key) or _route(route, settings)
                 routes[route.id] = rules
         self._settings, self._routes = settings, used
+        pem = settings.signing_key.encode()
+        signer = read_signer(pem) if pem else self.signer
+        public_keys = (signer.jwk, *read_published(pem), self.signer.jwk)  # the control plane looks for the last one
         return Rules(
             routes=MappingProxyType(routes),
             cookie_name=settings.cookie_name,
@@ -64,16 +67,12 @@ class RulesBuilder:
                 {host: each.id for host, each in providers_of_hosts(snapshot.routes, settings.login).items()}
             ),
             jwt_claims_headers=settings.jwt_claims_headers,
-            signer=read_signer(settings.signing_key.encode()) if settings.signing_key else self.signer,
+            signer=signer,
+            public_keys=tuple({key["kid"]: key for key in public_keys}.values()),
             log_fields=DEFAULT_LOG_FIELDS if settings.authorize_log_fields is None else settings.authorize_log_fields,
             branding=read_branding(settings.branding),
             google_account=settings.google_account,
         )
-
-    def public_keys(self, rules: Rules) -> tuple[Mapping[str, str], ...]:
-        """What signs, first, and the cluster's own key, which the control plane looks for (A-23, zero link 16.1)."""
-        keys = [signer.jwk for signer in (rules.signer, self.signer) if signer is not None]
-        return tuple({key["kid"]: key for key in keys}.values())
 
 
 def _route(route: Route, settings: Settings) -> RouteRules:

@@ -24,6 +24,7 @@ SECRET_HEADERS = frozenset(
         "x-serverless-authorization",
     }
 )
+URL_HEADERS = frozenset({":path", "referer"})  # Envoy tells of the path as of one more header
 SECRET_PARAMETERS = "pomerium_"  # noqa: S105  # how their names begin
 HEADERS = "headers"
 EVENT = "authorize check"
@@ -90,7 +91,14 @@ def _readers(fields: tuple[str, ...]) -> tuple[tuple[str, Field | None], ...]:
 
 def redacted_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers without what would let somebody in (W10)."""
-    return {name: REDACTED if name in SECRET_HEADERS else value for name, value in headers.items()}
+    return {name: _redacted_header(name, value) for name, value in headers.items()}
+
+
+def _redacted_header(name: str, value: str) -> str:
+    if name in SECRET_HEADERS:
+        return REDACTED
+    before, mark, query = value.partition("?") if name in URL_HEADERS else (value, "", "")
+    return f"{before}{mark}{redacted_query(query)}"
 
 
 def redacted_query(query: str) -> str:

@@ -82,6 +82,7 @@ class Rules:
     idp_of_host: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # for internal paths; else the default
     jwt_claims_headers: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # header name to claim
     signer: Signer | None = None
+    public_keys: tuple[Mapping[str, str], ...] = ()  # of all that sign for us, or did lately, as JWKs
     log_fields: tuple[str, ...] = DEFAULT_LOG_FIELDS
     branding: Branding = PLAIN
     google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are

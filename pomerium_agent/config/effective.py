@@ -16,7 +16,7 @@ from pomerium_agent.config.fields import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.forwarding import parse_circuit_breakers
 from pomerium_agent.config.google import parse_google_account
 from pomerium_agent.config.identity_providers import parse_identity_providers
-from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_key
+from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_keys
 from pomerium_agent.config.routes import RouteContext
 from pomerium_agent.config.snapshot import (
     Address,
@@ -86,7 +86,7 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("circuit_breaker_thresholds", "circuit_breakers", parse_circuit_breakers),
     ("envoy_bind_config_source_address", "bind_source_address", values.parse_ip),
     ("envoy_bind_config_freebind", "bind_freebind", as_it_is),
-    ("signing_key", "signing_key", parse_signing_key),
+    ("signing_key", "signing_key", parse_signing_keys),
 )
 _DNS_PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("dns_lookup_family", "lookup_family", values.parse_lookup_family),

@@ -2,20 +2,28 @@
 
 import base64
 import binascii
+import re
 import warnings
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 
 from pomerium_agent.config.complaints import Unusable
 
 MIN_RSA_BITS = 2048
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _BEGIN = "-----BEGIN "
+_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----[^-]*-----END \1-----\n?")
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+SigningKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
 def pem_text(material: str | bytes) -> str:
@@ -85,12 +93,44 @@ def parse_pair(certificate: str | bytes, key: str | bytes) -> tuple[str, str, x5
     return chain, key_text, leaf
 
 
-def parse_signing_key(material: str) -> str:
-    """A P-256 key for signing identity tokens (routes 1.7, field 36)."""
-    text, key = parse_private_key(material)
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != CURVES[0]:
-        raise Unusable("the signing key is not an EC key on P-256", "make one with openssl ecparam -name prime256v1")
-    return text
+def parse_signing_keys(material: str) -> str:
+    """The private key that signs assertions, and behind it those that are only published, made public (A-21, A-23).
+
+    What is published may be given as a private key, a public one or a certificate (authenticate 8.8).
+    """
+    blocks = [found[0] for found in _BLOCK.finditer(pem_text(material)) if found[1] != "EC PARAMETERS"]
+    if not blocks:
+        raise Unusable("it holds no private key that can be read", "check that the file is complete")
+    text, key = parse_private_key(blocks[0])
+    _check_signs(key.public_key())
+    others = [_check_signs(_public_key(block)) for block in blocks[1:]]
+    return text + "".join(_public_pem(other) for other in others)
+
+
+def _check_signs(key: object) -> SigningKey:
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
+        return key
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == CURVES[0]:
+        return key
+    raise Unusable(
+        f"a signing key is neither an EC key on P-256 nor an RSA key of {MIN_RSA_BITS} bits or more",
+        "make one with openssl ecparam -genkey -name prime256v1",
+    )
+
+
+def _public_key(block: str) -> object:
+    try:
+        if "PRIVATE KEY-----" in block:
+            return parse_private_key(block)[1].public_key()
+        if "-----BEGIN CERTIFICATE" in block:
+            return parse_certificates(block)[1][0].public_key()
+        return load_pem_public_key(block.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise Unusable("one of several signing keys cannot be read", "check that the file is complete") from None
+
+
+def _public_pem(key: SigningKey) -> str:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def _public(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) -> bytes:

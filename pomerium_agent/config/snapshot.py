@@ -446,7 +446,7 @@ class Settings:
     circuit_breakers: CircuitBreakers = CircuitBreakers()
     bind_source_address: str = ""
     bind_freebind: bool | None = None
-    signing_key: str = field(default="", repr=False)  # PEM, EC P-256; empty: the one derived from the token
+    signing_key: str = field(default="", repr=False)  # PEM; empty: the one derived from the token
     hosts_of_authenticate: tuple[str, ...] = ()
     issuer_uri: bool = False  # of assertions: https://host/ instead of the host alone
     groups_filter: tuple[str, ...] = ()  # directory groups that upstreams may hear of; empty: all

@@ -46,6 +46,7 @@ from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.
 from pomerium_agent.pb.envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 from pomerium_agent.pb.envoy.type.matcher.v3 import string_pb2
 from pomerium_agent.pb.envoy.type.v3 import http_status_pb2
+from pomerium_agent.sessions.sources import QUERY_PARAMETER
 
 # Lua reads a route's metadata under the filter's own name, then under envoy.filters.http.lua.
 ARRIVE = "pomerium.arrive"
@@ -63,6 +64,8 @@ _OTHER_KINDS = r"(?i).*(application/(json|\*)|text/(plain|\*)).*"
 _JSON_FIRST = r"(?i)application/(json|\*)\s*(,[^;]*)?"
 # What is in every Authorization header that leave would take off.
 _OURS = "Pomerium"
+# And in every path, since each letter of a name may be escaped.
+_SESSION_IN_QUERY = "(?i).*[?&]" + "".join(f"({letter}|%{ord(letter):02x})" for letter in QUERY_PARAMETER) + ".*"
 _WITHOUT_TIMEOUT = timedelta(seconds=30)  # what Pomerium makes of a timeout of zero
 
 
@@ -104,11 +107,15 @@ def _several_cookies() -> Predicate:
 
 
 def _carries_ours(cookie_name: str) -> Predicate:
-    """There may be something on the request that only concerns us; true wherever leave.lua would take it off."""
+    """There may be something on the request that only concerns us, or would harm what we say; true wherever leave.lua
+    would take it off.
+    """
     return either(
         header("cookie", contains(cookie_name)),
         header("authorization", contains(_OURS)),
         present("x-pomerium-authorization"),
+        header(":path", fits(_SESSION_IN_QUERY)),
+        header("connection", contains(",")),  # there only with an upgrade, which alone it names honestly
     )
 
 

@@ -9,12 +9,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from pomerium_agent.sessions.jwk import COORDINATE_BYTES, public_jwk
 
 DERIVED_INFO = b"derived-jwt-signing-key"
 DERIVED_BYTES = 40
+_BEGIN_PUBLIC = b"-----BEGIN PUBLIC KEY-----"
 # The order of the group of P-256, minus one; d lies in 1…N-1.
 _N_MINUS_ONE = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551 - 1
 
@@ -59,14 +60,22 @@ class Signer:
 
 
 def read_signer(pem: bytes, kid: str = "") -> Signer:
-    """A signer from PEM text (EC, PKCS 1 or PKCS 8). Raises ValueError, without showing any of it."""
+    """A signer from the first key of a PEM text (EC, PKCS 1, PKCS 8). Raises ValueError, without showing any of it."""
+    private = pem.partition(_BEGIN_PUBLIC)[0]
     try:
-        key = load_pem_private_key(pem, password=None)
+        key = load_pem_private_key(private, password=None)
     except (ValueError, TypeError):
         raise ValueError("the signing key is not a PEM private key without a password") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise ValueError("the signing key is neither EC nor RSA")
     return Signer(key, kid)
+
+
+def read_published(pem: bytes) -> tuple[Mapping[str, str], ...]:
+    """The public keys of a PEM text, which others may have signed with (A-23). Raises ValueError."""
+    blocks = pem.split(_BEGIN_PUBLIC)[1:]
+    keys = [load_pem_public_key(_BEGIN_PUBLIC + block) for block in blocks]
+    return tuple(public_jwk(key) for key in keys if isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey))
 
 
 def _encode(data: bytes) -> str:

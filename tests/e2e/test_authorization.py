@@ -8,6 +8,7 @@ import grpc
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
+from structlog.testing import capture_logs
 
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.records import Record
@@ -15,6 +16,7 @@ from tests.e2e.gate import bearer, open_gate
 from tests.e2e.world import eventually
 from tests.fakes.private_ca import PrivateCa
 from tests.fakes.session_records import account, directory_user, session, user
+from tests.fakes.upstream import serve_upstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -183,6 +185,39 @@ async def test_a_deny_wins_over_everything() -> None:
     assert (fine.status, denied.status) == (200, 403)
 
 
+@pytest.mark.parametrize(
+    ("sent", "status", "upstream"),
+    [
+        ("/pub/x", 200, "/pub/x"),
+        ("/%70ub/x?/secret", 200, "/pub/x?/secret"),
+        ("//pub//x", 200, "/pub/x"),
+        ("/secret/../pub/x", 200, "/pub/x"),
+        ("/pub%2525/%2e%2e/pub/%c3%a9", 200, "/pub/%c3%a9"),
+        ("/pub/../secret", 403, ""),
+        ("/pub/%2E%2e/secret", 403, ""),
+        ("/pub\\..\\secret", 403, ""),
+        ("/pub/;/../../secret", 403, ""),
+        ("/PUB/x", 403, ""),
+        ("/secret?/pub/", 403, ""),
+        ("/pub/%zz", 403, ""),
+        ("/pub/%c0%ae", 403, ""),
+        ("/pub%2f..%2fsecret", 400, ""),
+        ("/pub/%00", 400, ""),
+    ],
+)
+async def test_a_policy_and_the_upstream_read_the_same_path(sent: str, status: int, upstream: str) -> None:
+    """P-16: normalised and decoded; where decoding fails there is no path."""
+    below = route("paths", policies=[policy("allow: {and: [{http_path: {starts_with: /pub/}}]}")])
+    async with open_gate(below) as gate:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gate.port)
+        writer.write(f"GET {sent} HTTP/1.1\r\nHost: paths.test\r\nConnection: close\r\n\r\n".encode())
+        answer = (await reader.read()).decode()
+        writer.close()
+
+    assert int(answer.split()[1]) == status
+    assert not upstream or json.loads(answer.partition("\r\n\r\n")[2])["path"] == upstream
+
+
 async def test_where_certificates_are_asked_for_nobody_gets_in_without_one() -> None:
     """A-18, P-20: there is none without TLS, and 495 comes before everything else."""
     of_its_own = route("own", allow_any_authenticated_user=True, tls_downstream_client_ca=CA)
@@ -208,6 +243,59 @@ async def test_a_session_in_the_second_of_two_cookie_lines_is_found() -> None:
 
     assert answer.startswith("HTTP/1.1 200")
     assert '"cookie": "theme=dark; a=b"' in answer
+
+
+async def test_no_credential_is_in_the_log_though_all_headers_are() -> None:
+    """A-34, W10: Envoy tells of the path with its query as of one more header, and pages of where they were."""
+    secret = bearer("robot").removeprefix("Bearer Pomerium-")
+    settings = config_pb2.Settings(authorize_log_fields=config_pb2.Settings.StringList(values=["headers", "query"]))
+    asked = f"/a?b=c&pomerium_session={secret}"
+    async with open_gate(PRIVATE, settings=settings, records=[account("robot", "ci")]) as gate:
+        with capture_logs() as logs:
+            for _ in range(2):
+                known = await gate.get("private.test", asked, referer=f"https://private.test{asked}")
+            denied = await gate.get("private.test", f"{asked}x", accept="application/json")
+        kept = gate.checker.denials.find(denied.headers["x-request-id"])
+
+    lines = [each for each in logs if each["event"] == "authorize check"]
+    assert (known.status, denied.status, len(lines)) == (200, 401, 3)
+    assert lines[0]["headers"][":path"] == "/a?b=c&pomerium_session=[redacted]"
+    assert lines[0]["headers"]["Referer"] == "https://private.test/a?b=c&pomerium_session=[redacted]"
+    assert secret not in str(logs)
+    assert kept is not None
+    assert secret not in str(kept)
+
+
+async def test_nobody_has_a_proxy_on_the_way_take_off_who_it_is() -> None:
+    """A-19: what `Connection` names, proxies remove; on an upgraded connection Envoy passes it on."""
+    lines = (
+        "GET / HTTP/1.1",
+        "Host: socket.test",
+        f"X-Pomerium-Authorization: {bearer('robot').removeprefix('Bearer Pomerium-')}",
+        "Connection: Upgrade",
+        "Connection: X-Pomerium-Jwt-Assertion",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    async with serve_upstream() as api:
+        sockets = config_pb2.Route(
+            id="socket",
+            to=[api.url],
+            allow_websockets=True,
+            allow_any_authenticated_user=True,
+            pass_identity_headers=True,
+        )
+        setattr(sockets, "from", "http://socket.test")
+        async with open_gate(sockets, records=[account("robot", "ci")]) as gate:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gate.port)
+            writer.write("\r\n".join((*lines, "", "")).encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+
+    assert head.startswith(b"HTTP/1.1 101")
+    assert [value.lower() for value in api.last.values("connection")] == ["upgrade"]
+    assert api.last.values("x-pomerium-jwt-assertion")
 
 
 # What may stand between two separators of a cookie header; SECRET is a session that counts.

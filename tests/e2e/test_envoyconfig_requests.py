@@ -1,14 +1,18 @@
 """What visitors and upstreams see of the rules of the data plane, through the real Envoy."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
+from pomerium_agent.authorize import serve_authorize
 from pomerium_agent.config.snapshot import (
     Address,
     DirectResponse,
@@ -17,6 +21,8 @@ from pomerium_agent.config.snapshot import (
     Route,
     Unavailable,
 )
+from tests.e2e.gate import listening
+from tests.e2e.world import eventually
 from tests.fakes.echo import Echo, serving_echo
 from tests.fakes.golden import resources_of
 from tests.fakes.snapshots import forward, prefix, route, snapshot
@@ -33,7 +39,7 @@ class Door:
     envoy: StaticEnvoy
 
     async def ask(
-        self, path: str = "/", host: str = "app.example.com", headers: Any = (), method: str = "GET"
+        self, path: str | URL = "/", host: str = "app.example.com", headers: Any = (), method: str = "GET"
     ) -> tuple[int, Any, str]:
         """Status, headers and body of the answer; redirects are not followed."""
         sent = [("Host", host), *(headers.items() if isinstance(headers, dict) else headers)]
@@ -82,6 +88,39 @@ async def test_a_route_that_is_not_public_is_closed_while_nobody_decides(
     assert "Access cannot be checked" in page[2]
     assert '"statusText":"ext_authz_error"' in data[2]
     assert grpc[1]["grpc-status"] == "14"
+
+
+async def test_a_check_without_an_end_is_given_up_and_lets_nobody_in(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """A-2, R-9: after the configured time; what waits for its answer is told to stop."""
+    stopped: list[bytes] = []
+
+    async def never(request: bytes) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append(request)
+        return b""
+
+    settings = {"grpc_client_timeout": timedelta(seconds=0.3)}
+    async with (
+        serve_authorize(listening(tmp_path / "authorize.sock"), never),
+        serving_echo() as echo,
+        door([route(action=forward(echo.url))], tmp_path, free_port(), **settings) as visitor,
+    ):
+        page = await visitor.ask(headers={"accept": "text/html"})
+        data = await visitor.ask(headers={"accept": "application/json"})
+
+        async def both_stopped() -> bool:
+            return len(stopped) == 2
+
+        await eventually("nothing waits any more", both_stopped)
+
+    assert not echo.seen
+    assert page[0] == data[0] == 503
+    assert "Access cannot be checked" in page[2]
+    assert '"statusText":"ext_authz_error"' in data[2]
 
 
 async def test_headers_have_their_precedence(tmp_path: Path, free_port: Callable[[], int]) -> None:
@@ -166,6 +205,48 @@ async def test_credentials_for_us_stay_with_us(
         await visitor.ask(headers={"Authorization": sent})
 
     assert echo.last_headers().get("authorization") == ([sent] if passes else None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        (["Basic abc", "Pomerium secret"], ["Basic abc"]),
+        (["Pomerium secret", "Basic abc"], ["Basic abc"]),
+        (["Basic abc, Pomerium secret"], ["Basic abc"]),
+        (["Pomerium secret,bearer Pomerium-secret"], None),
+        (['Digest username="Pomerium", realm="x"'], ['Digest username="Pomerium", realm="x"']),
+    ],
+)
+async def test_credentials_for_us_stay_with_us_in_whatever_company(
+    lines: list[str], left: list[str] | None, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """R-11, authorize 24: Envoy joins lines with a comma, and so may a client."""
+    async with serving_echo() as echo, door([public(echo)], tmp_path, free_port()) as visitor:
+        await visitor.ask(headers=[("Authorization", line) for line in lines])
+
+    assert echo.last_headers().get("authorization") == left
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("?pomerium_session=secret", ""),
+        ("?a=b&pomerium_session=secret&c=d%20", "?a=b&c=d%20"),
+        ("?pomerium%5fsession=secret&a", "?a"),
+        ("?%70%6F%6d%65%72%69%75%6d_session=secret;x&pomerium_session=secret", ""),
+        ("?a=b&&Pomerium_session=x&pomerium_sessions=y&=pomerium_session", None),
+        ("?a=?pomerium_session=x&b=pomerium%5Fsession=x", None),
+        ("", None),
+    ],
+)
+async def test_a_session_in_the_query_stays_with_us(
+    query: str, left: str | None, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """R-11, authorize 24: however it is spelled, also where nobody is asked."""
+    async with serving_echo() as echo, door([public(echo)], tmp_path, free_port()) as visitor:
+        await visitor.ask(URL(f"/a{query}", encoded=True))
+
+    assert echo.seen[-1][1] == f"/a{query if left is None else left}"
 
 
 @pytest.mark.parametrize("sent", ["abc", ""])

@@ -16,7 +16,4 @@ function envoy_on_request(handle)
       headers:add("impersonate-group", group)
     end
   end
-  -- A client may name headers here that a proxy in front of Kubernetes would then take off, and without
-  -- Impersonate-User the request has the rights of the token itself (A-26).
-  if headers:get("connection") then headers:replace("connection", "Upgrade") end
 end

@@ -64,6 +64,7 @@ RULES = Rules(
     authenticate_url="https://authenticate.example.com",
     default_idp_id=IDP,
     signer=SIGNER,
+    public_keys=(SIGNER.jwk,),
     jwt_claims_headers={"X-Pomerium-Claim-Email": "email", "X-Pomerium-Claim-Family": "family"},
 )
 

@@ -48,7 +48,7 @@ async def test_identity_headers_say_who_it_is() -> None:
     assert (claims["iss"], claims["aud"]) == ("wiki.example.com", "wiki.example.com")
     assert (claims["sub"], claims["sid"], claims["name"]) == ("u-ada", "s-ada", "Ada L.")
     assert claims["groups"] == ["g1", "g2", "Engineers"]
-    assert is_ours(answer.headers[ASSERTION], SIGNER, here.stage.clock.now())
+    assert is_ours(answer.headers[ASSERTION], (SIGNER.jwk,), here.stage.clock.now())
 
 
 async def test_of_a_stranger_every_header_says_nothing() -> None:

@@ -13,7 +13,7 @@ from pomerium_agent.authorize.gather import Glance, Question, gather
 from pomerium_agent.authorize.who import STRANGER
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from pomerium_agent.sessions.handle import Handle
-from tests.unit.authorize.asking import cookie, question, room, route, token, with_route
+from tests.unit.authorize.asking import PEOPLE, Answer, cookie, question, room, route, token, with_route
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NAMES = (
@@ -103,6 +103,34 @@ async def test_credentials_that_are_not_good_are_not_remembered() -> None:
         assert len(here.checker._generation.carried) == 0
         here.ask(headers=cookie("s-ada"))
         assert len(here.checker._generation.carried) == 1
+
+
+async def test_another_providers_handle_for_a_session_that_is_remembered_is_still_no_handle_there() -> None:
+    """A-6: a handle is remembered for every route, and whose sessions count is a matter of each."""
+    rules = with_route(route(id="r2", idp_id="idp-2"))
+    here_only, there_too = cookie("s-ada", issued_at=7), cookie("s-ada", idp_id="", issued_at=7)
+    async with room(rules) as here:
+        for _ in range(2):
+            assert here.ask(headers=here_only).allowed
+            assert here.ask(headers=there_too, route_id="r2").allowed
+
+        assert here.ask(headers=here_only, route_id="r2").status == 302
+
+
+async def test_a_handle_that_is_ahead_of_the_records_waits_for_them_though_it_is_remembered() -> None:
+    """A-7, A-8: what was confirmed of one data set says nothing of the next one, which may not have it yet."""
+    async with room() as here:
+        ahead = cookie("s-ada", databroker_server_version=5, databroker_record_version=1_000_000)
+        for _ in range(2):
+            assert (await here.ask_and_wait(headers=ahead)).allowed
+        assert isinstance(here.checker.check(question(headers=ahead)), bytes)
+
+        await here.stage.backend.clear()
+        await here.stage.put(*PEOPLE)
+
+        waited = here.checker.check(question(headers=ahead))
+        assert not isinstance(waited, bytes)
+        assert Answer(await waited).allowed
 
 
 async def test_the_answer_takes_the_session_cookie_off_each_time() -> None:

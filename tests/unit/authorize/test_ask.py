@@ -395,6 +395,18 @@ def test_a_kubernetes_route_wants_somebody_to_impersonate() -> None:
     assert somebody["decision"] == "allow"
 
 
+def test_a_name_that_no_header_would_carry_is_nobody_to_impersonate() -> None:
+    """A-26: as the decision itself has it; and it knows of an address that the directory says is empty."""
+    config = snapshot(guarded('[{"allow": {"and": [{"authenticated_user": true}]}}]', kubernetes=True))
+    known = asked(user="u1", email="ada@example.com").facts("/")
+
+    odd = [explain_request(config, asked(user="u1", email=email)) for email in ("a\nb", " a@example.com", "a\x00")]
+    then = explain_denied(config, denial(facts=known, reasons=("kubernetes-user-missing",)))
+
+    for told in (*odd, then):
+        assert (told["decision"], told["deny_reasons"]) == ("deny", ["kubernetes-user-missing"])
+
+
 def denial(**changes: Any) -> Denied:
     fields: dict[str, Any] = {
         "request_id": "id-1",

@@ -4,11 +4,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
 
+from pomerium_agent.authorize.forwarded import is_ours
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.authorize.rules import RouteRules, Rules
 from pomerium_agent.sessions.bearer import BearerFormat
-from tests.fakes.config_records import compiled, config, route
+from tests.fakes.config_records import NOW, compiled, config, issue, route
 from tests.unit.authorize.asking import KEY, SIGNER
 
 PROVIDERS = {
@@ -66,6 +69,26 @@ def test_the_route_decides_what_a_bearer_is_and_else_the_settings() -> None:
     idp = one(bearer_token_format="BEARER_TOKEN_FORMAT_IDP_IDENTITY_TOKEN").bearer
     assert idp is not None
     assert (idp.format, idp.authenticate_url) == (BearerFormat.IDENTITY_TOKEN, "https://authenticate.pomerium.app")
+
+
+@pytest.mark.parametrize("rsa_bits", [0, 2048])
+def test_every_configured_key_is_published_and_the_first_one_signs(rsa_bits: int) -> None:
+    """A-21, A-23: so that what an older key signed still verifies while keys are exchanged; by another library."""
+    old, new = (issue(f"{name}.example.com", rsa_bits=rsa_bits)[1].decode() for name in ("old", "new"))
+    builder = RulesBuilder(shared_key=KEY, signer=SIGNER)
+    before, after = (rules(builder, given={"signing_key": keys}) for keys in (old, new + old))
+    assert before.signer is not None
+    assert after.signer is not None
+
+    published = KeySet.import_key_set({"keys": [dict(key) for key in after.public_keys]})
+
+    kids = [before.signer.kid, after.signer.kid, SIGNER.kid]
+    assert [key.kid for key in published.keys] == [kids[1], kids[0], kids[2]]
+    for signer in (before.signer, after.signer, SIGNER):
+        token = jwt.decode(signer.sign({"sub": "ada"}), published, algorithms=["ES256", "RS256"])
+        assert token.claims["sub"] == "ada"
+        assert is_ours(signer.sign({"exp": 2**40}), after.public_keys, NOW)
+    assert not is_ours(after.signer.sign({"exp": 2**40}), before.public_keys, NOW)
 
 
 def test_a_kubernetes_route_has_its_token_and_another_content_is_another_rule() -> None:

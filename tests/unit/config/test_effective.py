@@ -28,7 +28,10 @@ from tests.fakes.config_records import compiled, config, issue, route
 
 CA = issue("ca.example.com")[0].decode()
 AUTHORITY = root("clients")
-RSA_KEY = issue("rsa.example.com", rsa_bits=2048)[1].decode()
+RSA_CERTIFICATE, RSA_KEY = (pem.decode() for pem in issue("rsa.example.com", rsa_bits=2048))
+P_384_KEY = (
+    ec.generate_private_key(ec.SECP384R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+)
 EC_KEY = (
     ec.generate_private_key(ec.SECP256R1())
     .private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
@@ -122,6 +125,7 @@ MEANINGS: list[tuple[dict[str, Any], str, object]] = [
     ({"envoy_bind_config_source_address": "192.0.2.1"}, "bind_source_address", "192.0.2.1"),
     ({"envoy_bind_config_freebind": False}, "bind_freebind", False),
     ({"signing_key": EC_KEY}, "signing_key", EC_KEY),
+    ({"signing_key": RSA_KEY}, "signing_key", RSA_KEY),
     ({"dns_lookup_family": "v6_only"}, "dns", DnsOptions(lookup_family="V6_ONLY")),
     (
         {"dns_udp_max_queries": 0, "dns_use_tcp": True, "dns_query_tries": 2, "dns_query_timeout": "2.9s"},
@@ -161,7 +165,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"set_response_headers": {"X": "a\n"}}, "set_response_headers", "line break"),
     ({"set_response_headers": {"Host": "a"}}, "set_response_headers", "cannot be set"),
     ({"envoy_bind_config_source_address": "eth0"}, "bind_source_address", "not an IP"),
-    ({"signing_key": RSA_KEY}, "signing_key", "P-256"),
+    ({"signing_key": P_384_KEY}, "signing_key", "P-256"),
+    ({"signing_key": EC_KEY + P_384_KEY}, "signing_key", "P-256"),
+    ({"signing_key": EC_KEY + "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"}, "signing_key", "read"),
+    ({"signing_key": RSA_CERTIFICATE}, "signing_key", "no private key"),
     ({"dns_lookup_family": "V7"}, "dns", "not a lookup family"),
     ({"dns_query_tries": 0}, "dns", "zero"),
     ({"dns_query_timeout": "-1s"}, "dns", "negative"),
@@ -394,6 +401,17 @@ def test_addresses_may_be_written_in_many_ways(text: str, expected: Address) -> 
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(Unusable):
         parse_address(text, default_port=443)
+
+
+def test_keys_behind_the_first_are_there_to_be_published_and_sign_nothing() -> None:
+    """A-23, authenticate 8.8: private and public ones and certificates; what OpenSSL says of a curve is no key."""
+    curve = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
+    settings, faults = effective(signing_key=curve + EC_KEY + RSA_KEY + RSA_CERTIFICATE)
+
+    assert not faults
+    assert settings.signing_key.startswith(EC_KEY)
+    assert settings.signing_key.count("PRIVATE KEY-----") == 2  # the first one's beginning and end
+    assert settings.signing_key.count("BEGIN PUBLIC KEY") == 2
 
 
 def test_no_setting_shows_a_secret() -> None:

@@ -25,7 +25,9 @@ from pomerium_agent.config.snapshot import (
 )
 from pomerium_agent.pb.envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
 from pomerium_agent.pb.envoy.config.core.v3.health_check_pb2 import HealthCheck
+from pomerium_agent.policy import evaluate
 from tests.fakes.config_records import issue, route
+from tests.fakes.people import facts_of
 
 GOOD_CHECK = {
     "timeout": "2s",
@@ -367,6 +369,18 @@ def test_a_public_route_whose_policy_may_deny_asks_about_every_request(policy: d
 def test_a_policy_that_accepts_everybody_makes_a_route_public() -> None:
     assert good(policies=[{"source_ppl": "allow: {and: [{accept: true}]}"}]).public
     assert not good(policies=[{"source_ppl": "allow: {and: [{accept: true}, {http_method: GET}]}"}]).public
+
+
+def test_policies_for_export_open_nothing() -> None:
+    """P-24: `ppl_policies` is written for others to read; what counts are `policies`, their Rego included."""
+    everybody = b"allow: {and: [{accept: true}]}"
+
+    exported = good(ppl_policies=[{"raw": base64.b64encode(everybody).decode()}])
+    counted = good(policies=[{"rego": ["package pomerium.policy\ndefault deny := false\nallow := true"]}])
+
+    assert not exported.public
+    assert not evaluate(exported.access.policy, facts_of("A", {})).allow.value
+    assert evaluate(counted.access.policy, facts_of("A", {})).allow.value
 
 
 def test_a_faulty_policy_closes_its_route_and_names_the_place() -> None:

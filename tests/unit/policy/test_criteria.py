@@ -332,6 +332,33 @@ def test_what_is_no_public_key_is_refused(data: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "headers", "value"),
+    [
+        ("OPTIONS", {"origin": "https://a", "access-control-request-method": "PUT"}, True),
+        ("OPTIONS", {"origin": "", "access-control-request-method": "PUT"}, False),
+        ("OPTIONS", {"origin": "https://a", "access-control-request-method": ""}, False),
+        ("OPTIONS", {}, False),
+        ("GET", {"origin": "https://a", "access-control-request-method": "PUT"}, False),
+        ("options", {"origin": "https://a", "access-control-request-method": "PUT"}, False),
+    ],
+)
+def test_a_preflight_has_a_method_and_two_headers(method: str, headers: dict[str, str], value: bool) -> None:
+    """P-18."""
+    found = asked({"cors_preflight": True}, facts_of("anon", {"method": method, "headers": headers}))
+
+    assert found == Result(value, frozenset({"cors-request" if value else "non-cors-request"}))
+
+
+@pytest.mark.parametrize("method", ["", "tools/list", "tools/calls", "Tools/Call", "initialize"])
+@pytest.mark.parametrize("matcher", ["drop", {"not": "drop"}, {"not_in": ["drop"]}, {"contains": ""}], ids=str)
+def test_only_a_call_of_a_tool_is_one(method: str, matcher: Any) -> None:
+    """P-22: negations do not make one of anything else."""
+    found = asked({"mcp_tool": matcher}, facts_of("A", {"mcp": method, "tool": "query"}))
+
+    assert found == Result(False, frozenset({"mcp-not-a-tool-call"}))
+
+
+@pytest.mark.parametrize(
     "rule", ["allow.and", "allow.or", "allow.not", "allow.nor", "deny.and", "deny.or", "deny.not", "deny.nor"]
 )
 def test_an_ssh_certificate_lets_nobody_in_while_it_cannot_be_checked(rule: str) -> None:
