@@ -46,10 +46,10 @@ class _Grant:
 class Pages:
     """The handlers."""
 
-    def __init__(self, provider: DevProvider, clock: Clock) -> None:
+    def __init__(self, provider: DevProvider, clock: Clock, key: ECKey) -> None:
         self._provider = provider
         self._clock = clock
-        self._key = ECKey.generate_key("P-256", {"use": "sig", "alg": "ES256", "kid": "dev"})
+        self._key = key
         self._sessions: dict[str, DevUser] = {}
         self._codes: dict[str, _Grant] = {}
         self._access: dict[str, _Grant] = {}
@@ -218,7 +218,7 @@ class Pages:
         }
         if grant.nonce:
             claims["nonce"] = grant.nonce
-        header = {"alg": "ES256", "kid": "dev"}
+        header = {"alg": "ES256", "kid": self._key.kid}
         answer: dict[str, object] = {
             "access_token": access,
             "token_type": "Bearer",
