@@ -87,6 +87,7 @@ async def test_all_six_types_make_the_configuration() -> None:
 
 
 async def test_changes_that_come_together_are_compiled_together() -> None:
+    """D-38: the newest record of each."""
     stage = Stage()
 
     async with stage.config() as latest:
@@ -101,7 +102,7 @@ async def test_changes_that_come_together_are_compiled_together() -> None:
 
 
 async def test_a_deleted_record_is_gone_from_the_next_configuration() -> None:
-    """Z-49."""
+    """D-38, Z-49."""
     stage = Stage()
     record = config("c", route(id="r"))
     await stage.put(record)

@@ -116,7 +116,7 @@ async def test_nothing_is_waited_for_when_the_copy_was_made_after_the_hint() -> 
 
 
 async def test_a_fresh_login_is_known_at_once_even_if_the_change_log_lags() -> None:
-    """A-7: session, user and devices are read past the log."""
+    """A-7, N-29, D-39: session, user and devices are read past the log."""
     stage = Stage()
 
     async with stage.sessions() as sessions:

@@ -112,3 +112,14 @@ def test_whatever_is_asked_the_database_understands_it(
                     continue
 
     asyncio.run(check())
+
+
+async def test_the_address_of_a_record_is_kept_beside_it_where_it_has_one(postgres: Postgres) -> None:
+    """D-30."""
+    async with postgres.database() as database, open_postgres(database.url, SystemClock(), Health()) as backend:
+        await backend.put([struct("net", "1", {"$index": {"cidr": "10.1.0.0/16"}}), struct("net", "2", {"a": "b"})])
+        async with database.connect() as connection:
+            rows = await connection.fetch("select id, index_cidr::text from pomerium.records order by id")
+
+        assert [tuple(row) for row in rows] == [("1", "10.1.0.0/16"), ("2", None)]
+        assert await found_ids(backend, "net", {"$index": "10.1.2.3"}) == ["1"]
