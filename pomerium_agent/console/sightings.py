@@ -89,6 +89,11 @@ class Sightings:
                     now.isoformat(),
                 ),
             )
+            db.execute("INSERT OR IGNORE INTO connected VALUES (?, ?)", (replica.cluster_id, now.isoformat()))
+
+    def ever_connected(self, cluster_id: str) -> bool:
+        """Whether any replica of a cluster has ever been here, be it forgotten since."""
+        return bool(self._db.read("SELECT 1 FROM connected WHERE cluster_id = ?", (cluster_id,)))
 
     def left(self, replica: Sighting, now: datetime) -> None:
         """One stream of a replica has ended."""
