@@ -29,9 +29,7 @@ async def send_config(settings: Settings, content: bytes, hints: Mapping[str, st
         aiohttp.TCPConnector(ssl=tls_context(trusted_roots())) as connector,
         aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session,
     ):
-        api = ClusterApi(
-            session, settings.cluster_api, settings.token, read_identity("import"), clock=SystemClock()
-        )
+        api = ClusterApi(session, settings.cluster_api, settings.token, read_identity("import"), clock=SystemClock())
         return await api.import_config(compressed, format_hints(hints))
 
 
