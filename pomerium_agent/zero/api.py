@@ -1,5 +1,6 @@
 """The cluster API over HTTP: one method per operation, and one place that says what an answer means (zero link 4)."""
 
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -145,7 +146,7 @@ class ClusterApi:
                 url,
                 headers=headers,
                 json=None if isinstance(body, bytes) else body,
-                data=body if isinstance(body, bytes) else None,
+                data=io.BytesIO(body) if isinstance(body, bytes) else None,
                 timeout=timeout,
                 proxy=proxy_for(url),
                 allow_redirects=body is None,  # a body holds secrets, which go where we were told to send them

@@ -1,5 +1,6 @@
 """Sending a whole configuration to the control plane, and saying where it comes from (zero link 17)."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,12 +25,14 @@ async def send_config(settings: Settings, content: bytes, hints: Mapping[str, st
 
     Refused or ControlPlaneUnavailable says why not. It is sent once: whether to try again is a person's decision.
     """
-    compressed = zstandard.ZstdCompressor(level=LEVEL).compress(content)
+    compressed = await asyncio.to_thread(zstandard.ZstdCompressor(level=LEVEL).compress, content)
+    roots = await asyncio.to_thread(trusted_roots)
+    identity = await asyncio.to_thread(read_identity, "import")
     async with (
-        aiohttp.TCPConnector(ssl=tls_context(trusted_roots())) as connector,
+        aiohttp.TCPConnector(ssl=tls_context(roots)) as connector,
         aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session,
     ):
-        api = ClusterApi(session, settings.cluster_api, settings.token, read_identity("import"), clock=SystemClock())
+        api = ClusterApi(session, settings.cluster_api, settings.token, identity, clock=SystemClock())
         return await api.import_config(compressed, format_hints(hints))
 
 
