@@ -1,5 +1,7 @@
 """The control socket, and the health address where one is configured: status, probes and explanations over HTTP."""
 
+import asyncio
+import base64
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,6 +17,7 @@ from pomerium_agent.agent.people import People, list_sessions, revoke, show_sess
 from pomerium_agent.authorize import Denials
 from pomerium_agent.authorize.ask import explain_denied, explain_request, read_hypothetical
 from pomerium_agent.config import Compiled
+from pomerium_agent.config.whole import whole_config
 from pomerium_agent.errors import DatabrokerUnavailable, InvalidRequest, RecordNotFound, SettingsError
 from pomerium_agent.policy.complaints import shown
 from pomerium_agent.runtime.clock import Clock, SystemClock
@@ -45,7 +48,10 @@ def build_app(board: Board) -> web.Application:
 
 
 def build_control_app(board: Board, clock: Clock) -> web.Application:
-    """The same, and what names people: `POST /explain`, and who is signed in; only for whoever may open the socket."""
+    """The same, and what names people or holds secrets: only for whoever may open the socket.
+
+    `POST /explain`, who is signed in, and the whole configuration with its keys.
+    """
 
     async def explain(request: web.Request) -> web.Response:
         if board.offered is None:
@@ -57,6 +63,13 @@ def build_control_app(board: Board, clock: Clock) -> web.Application:
         except RecordNotFound as error:
             return web.json_response({"error": str(error)}, status=404)
         return web.json_response(told)
+
+    async def config(_request: web.Request) -> web.Response:
+        if board.offered is None:
+            return web.json_response({"error": "this replica was not told any configuration yet"}, status=503)
+        whole = await asyncio.to_thread(whole_config, board.offered.records)
+        content = base64.b64encode(whole.SerializeToString(deterministic=True)).decode()
+        return web.json_response({"digest": board.offered.snapshot.digest, "config": content})
 
     async def sessions(request: web.Request) -> web.Response:
         return await _answer(board, lambda people: list_sessions(people, dict(request.query), clock.now()))
@@ -75,6 +88,7 @@ def build_control_app(board: Board, clock: Clock) -> web.Application:
 
     app = build_app(board)
     app.router.add_post("/explain", explain)
+    app.router.add_get("/config", config)
     app.router.add_get("/sessions", sessions)
     app.router.add_get("/sessions/{id}", session)
     app.router.add_post("/sessions/revoke", revoke_some)

@@ -99,7 +99,7 @@ class Feeder:
                 self.keys.set(rules.public_keys)
             self._offers += 1
             self._offered, self._source = snapshot, compiled
-            self.board.offered = Compiled(snapshot, (*compiled.faults, *refused))
+            self.board.offered = Compiled(snapshot, (*compiled.faults, *refused), compiled.records)
             self.ads.offer(resources, str(self._offers))
             log.info(
                 "configuration offered to envoy",

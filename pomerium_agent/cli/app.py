@@ -4,7 +4,20 @@ from typing import Annotated
 
 import typer
 
-from pomerium_agent.cli import agent, console, demo, explain, run, sessions, status, validate, version
+from pomerium_agent.cli import (
+    agent,
+    console,
+    demo,
+    diff,
+    explain,
+    exporting,
+    importing,
+    run,
+    sessions,
+    status,
+    validate,
+    version,
+)
 
 app = typer.Typer(
     name="pomerium-agent",
@@ -16,6 +29,9 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("agent", hidden=True)(agent.agent)
 app.command("validate")(validate.validate)
+app.command("import")(importing.import_file)
+app.command("export")(exporting.export)
+app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)

@@ -10,6 +10,8 @@ import typer
 
 from pomerium_agent.cli.console_login import login_app
 from pomerium_agent.cli.console_options import AsJson, DataDir, default_data_dir, utc_now
+from pomerium_agent.cli.console_places import hosts, set_address
+from pomerium_agent.cli.exporting import export_cluster
 from pomerium_agent.cli.service_accounts import service_account_app
 
 console_app = typer.Typer(
@@ -21,6 +23,9 @@ cluster_app = typer.Typer(help="Clusters: one token, one configuration, any numb
 console_app.add_typer(cluster_app, name="cluster")
 console_app.add_typer(login_app, name="login")
 console_app.add_typer(service_account_app, name="service-account")
+console_app.command("export")(export_cluster)
+console_app.command("hosts")(hosts)
+cluster_app.command("set-address")(set_address)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name.")]
 
@@ -147,7 +152,7 @@ def status(
     runs = place.exists() and ask(place, {"op": "describe"}) is not None
     with open_store(place, create=False) as store:
         clusters = (store.cluster(cluster),) if cluster else store.clusters()
-        found = [read_status(store, each, console_runs=runs) for each in clusters]
+        found = [read_status(store, each, console_runs=runs, now=utc_now()) for each in clusters]
     if as_json:
         print(json.dumps({"console_runs": runs, "clusters": [each.to_json() for each in found]}, indent=2))
         return

@@ -39,10 +39,11 @@ CompileNow = Callable[[tuple[Record, ...], "Compiled | None", bool], "Compiled"]
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """One snapshot, and everything that was left out of it."""
+    """One snapshot, everything that was left out of it, and the records that it is made of."""
 
     snapshot: ConfigSnapshot
     faults: tuple[Fault, ...] = ()
+    records: tuple[Record, ...] = field(default=(), repr=False)
 
 
 @dataclass(slots=True)
@@ -148,7 +149,7 @@ async def open_config(
             entities_ready=entities_ready,
             read_file=files,
         )
-        return Compiled(snapshot, faults)
+        return Compiled(snapshot, faults, current)
 
     cache = CompileCache()
     files = _Files(read_file) if read_file is not None else None

@@ -20,6 +20,7 @@ from pomerium_agent.console.bearers import Unauthenticated
 from pomerium_agent.console.bundle import BUNDLE_ID, CAPTURED_HEADERS, Bundle, build_bundle
 from pomerium_agent.console.endpoints import PREFIX
 from pomerium_agent.console.gate import Gate
+from pomerium_agent.console.importing import ImportRefused, import_config, read_hints
 from pomerium_agent.console.sightings import SeenUser
 from pomerium_agent.console.store import Cluster
 from pomerium_agent.errors import SettingsError
@@ -226,11 +227,16 @@ class ClusterApi:
         return web.Response(status=204)
 
     async def import_config(self, request: web.Request) -> web.Response:
-        """Refused with 403, which an importer shows as it is (zero link 4.3): files are applied at the console."""
-        await self._cluster(request)
-        raise ApiError(
-            403, "this console does not import over the API; run `console apply -f FILE --cluster NAME` beside it"
-        )
+        """A whole configuration, for a cluster that nobody runs yet (zero link 17)."""
+        cluster = await self._cluster(request)
+        hints = read_hints(request.headers.get("X-Import-Hints", ""))
+        body = await request.read()
+        try:
+            done = await asyncio.to_thread(import_config, self._store, cluster, body, hints, self._clock.now())
+        except ImportRefused as refused:
+            raise ApiError(refused.status, refused.text) from refused
+        log.info("configuration imported", cluster=cluster.id, version=done.version, bytes=len(body), **hints)
+        return web.json_response(done.to_json())
 
 
 def _bundle_response(request: web.Request, bundle: Bundle) -> web.Response:

@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pomerium_agent.console.store import AUTHORITY, KeyedCertificate, Store
 
 CA_FILE = "ca.pem"
+AUTHORITY_NAME = "pomerium-agent console"  # what the names of all consoles' authorities begin with
 AUTHORITY_LIFE = timedelta(days=3650)
 LEAF_LIFE = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=30)
@@ -74,7 +75,7 @@ def _new_authority(now: datetime) -> KeyedCertificate:
     key = ec.generate_private_key(ec.SECP256R1())
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     # The name holds a piece of the key's hash, so that authorities of several consoles can be told apart.
-    name = _name(f"pomerium-agent console {identifier.digest.hex()[:8]}")
+    name = _name(f"{AUTHORITY_NAME} {identifier.digest.hex()[:8]}")
     not_after = now + AUTHORITY_LIFE
     certificate = (
         _builder(now, not_after)

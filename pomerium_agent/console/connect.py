@@ -7,6 +7,7 @@ import structlog
 
 from pomerium_agent.console.gate import Context, Gate, metadata, refuse
 from pomerium_agent.console.nudges import Nudges, Numbers
+from pomerium_agent.console.places import peer_address
 from pomerium_agent.console.presence import Presence
 from pomerium_agent.console.sightings import Sighting
 from pomerium_agent.pb.pomerium import connect_pb2, connect_pb2_grpc
@@ -36,7 +37,7 @@ class ConnectService(connect_pb2_grpc.ConnectServicer):
             instance=instance_of(metadata(context), request.hostname),
             hostname=request.hostname,
             version=request.version,
-            address=context.peer(),
+            address=peer_address(context.peer()),
         )
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._gate.seconds_left(bearer)

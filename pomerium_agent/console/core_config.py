@@ -107,11 +107,11 @@ def _named(
     """
     kept: list[tuple[int, config_pb2.Route]] = []
     twins: dict[str, Place] = {}
-    numbered = [(number, route, place, _hash(route, target=True)) for number, (route, place) in enumerate(routes)]
+    numbered = [(number, route, place, match_hash(route, target=True)) for number, (route, place) in enumerate(routes)]
     # Explicit ids first: they are not ours to change.
     for number, route, place, whole in sorted(numbered, key=lambda each: (not each[1].id, each[3])):
         given = bool(route.id)
-        plain = route.id if given else _hash(route, target=False)
+        plain = route.id if given else match_hash(route)
         route_id = whole if plain in places and not given else plain
         first = places.get(route_id) or (None if given else twins.get(whole))
         if first is not None:
@@ -125,7 +125,8 @@ def _named(
     return [route for _, route in sorted(kept, key=lambda each: each[0])]
 
 
-def _hash(route: config_pb2.Route, *, target: bool) -> str:
+def match_hash(route: config_pb2.Route, *, target: bool = False) -> str:
+    """The id of a route that has none: what it matches and, if asked for, where it leads."""
     parts = [getattr(route, "from"), route.prefix, route.path, route.regex]
     if target:
         parts.extend(sorted(route.to))

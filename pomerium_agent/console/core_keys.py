@@ -116,7 +116,7 @@ LEFT_OUT: dict[str, tuple[str, str]] = {
     ),
 }
 # Refused: nobody writes these by hand.
-_SETTINGS_COMPUTED = (
+SETTINGS_COMPUTED = (
     "id",
     "namespace_id",
     "originator_id",
@@ -133,7 +133,7 @@ _SETTINGS_COMPUTED = (
     "ssh_host_key_pair_ids",
     "ssh_user_ca_key_pair_id",
 )
-_ROUTE_COMPUTED = (
+ROUTE_COMPUTED = (
     "namespace_id",
     "namespace_name",
     "originator_id",
@@ -167,7 +167,7 @@ def specials(base: Path) -> dict[str, dict[str, Special]]:
             "tls_client_key_file": _file_into("tls_client_key", base),
             "tls_downstream_client_ca_file": _file_into("tls_downstream_client_ca", base),
             "kubernetes_service_account_token_file": _file_into("kubernetes_service_account_token", base, plain=True),
-            **dict.fromkeys(_ROUTE_COMPUTED, _computed),
+            **dict.fromkeys(ROUTE_COMPUTED, _computed),
         },
         "pomerium.config.Settings": {
             "routes": _nothing,
@@ -185,7 +185,7 @@ def specials(base: Path) -> dict[str, dict[str, Special]]:
             "jwt_claims_headers": _claims_headers,
             "runtime_flags": _runtime_flags,
             **{key: _nothing for cert, secret, _ in _PAIRS for key in (cert, secret)},
-            **dict.fromkeys(_SETTINGS_COMPUTED, _computed),
+            **dict.fromkeys(SETTINGS_COMPUTED, _computed),
             **dict.fromkeys(LEFT_OUT, _left_out),
         },
         "pomerium.config.DownstreamMtlsSettings": {

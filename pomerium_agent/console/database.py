@@ -149,6 +149,17 @@ MIGRATIONS: tuple[str, ...] = (
         until TEXT NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE connected (                 -- clusters of which a replica was ever seen; replicas are forgotten
+        cluster_id TEXT PRIMARY KEY REFERENCES cluster (id) ON DELETE CASCADE,
+        since TEXT NOT NULL
+    ) WITHOUT ROWID;
+    INSERT INTO connected SELECT cluster_id, min(last_seen) FROM replica GROUP BY cluster_id;
+    CREATE TABLE cluster_address (           -- where the names of a cluster lead, when somebody says so
+        cluster_id TEXT PRIMARY KEY REFERENCES cluster (id) ON DELETE CASCADE,
+        address TEXT NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 
 

@@ -32,6 +32,7 @@ from pomerium_agent.console.login.sessions import Sessions
 from pomerium_agent.console.nudges import Nudges
 from pomerium_agent.console.otlp import Receiver
 from pomerium_agent.console.presence import Presence
+from pomerium_agent.console.status import FORGET_AFTER
 from pomerium_agent.console.store import Store, open_store
 from pomerium_agent.errors import SettingsError
 from pomerium_agent.pb.pomerium import connect_pb2_grpc
@@ -42,7 +43,6 @@ log = structlog.get_logger(__name__)
 SAFETY_CHECK = 5.0  # seconds between looks at whether another process wrote without poking
 SEEN_EVERY = timedelta(minutes=1)
 RENEW_EVERY = timedelta(hours=1)
-FORGET_AFTER = timedelta(days=7)  # a replica that has not been seen
 LOGIN_UPKEEP = timedelta(minutes=1)
 STOP_GRACE = 1.0  # seconds for calls under way
 MAX_LINE = 48 * 1024  # of a request; what clusters seal into the URL of a sign-in is up to 16 KiB (authenticate 11)
@@ -130,7 +130,8 @@ def _prepare(options: ServeOptions, held: ExitStack, clock: Clock) -> tuple[Stor
     store = held.enter_context(open_store(options.data_dir))
     held.enter_context(only_one(options.data_dir))
     control = held.enter_context(control_socket(options.data_dir))
-    store.sightings.start_over(clock.now() - FORGET_AFTER)
+    store.sightings.start_over()
+    store.sightings.forget(clock.now() - FORGET_AFTER)
     renew_certificates(store, clock.now())
     write_ca_file(store, clock.now())
     return store, control
@@ -218,10 +219,11 @@ async def _watch_database(store: Store, nudges: Nudges, clock: Clock) -> NoRetur
 
 
 async def _note_who_is_there(store: Store, clock: Clock) -> NoReturn:
-    """So that after a crash of the console, `last seen` is about right."""
+    """So that after a crash of the console, `last seen` is about right; who is silent for too long is forgotten."""
     while True:
         await clock.sleep(SEEN_EVERY.total_seconds())
         await asyncio.to_thread(store.sightings.still_there, clock.now())
+        await asyncio.to_thread(store.sightings.forget, clock.now() - FORGET_AFTER)
 
 
 async def _renew(store: Store, nudges: Nudges, clock: Clock) -> NoReturn:

@@ -89,6 +89,11 @@ class Sightings:
                     now.isoformat(),
                 ),
             )
+            db.execute("INSERT OR IGNORE INTO connected VALUES (?, ?)", (replica.cluster_id, now.isoformat()))
+
+    def ever_connected(self, cluster_id: str) -> bool:
+        """Whether any replica of a cluster has ever been here, be it forgotten since."""
+        return bool(self._db.read("SELECT 1 FROM connected WHERE cluster_id = ?", (cluster_id,)))
 
     def left(self, replica: Sighting, now: datetime) -> None:
         """One stream of a replica has ended."""
@@ -103,11 +108,15 @@ class Sightings:
         with self._db.write() as db:
             db.execute("UPDATE replica SET last_seen = ? WHERE streams > 0", (now.isoformat(),))
 
-    def start_over(self, forget_before: datetime) -> None:
-        """Nobody is connected (the console has just started); replicas long gone are forgotten."""
+    def start_over(self) -> None:
+        """Nobody is connected: the console has just started."""
         with self._db.write() as db:
             db.execute("UPDATE replica SET streams = 0 WHERE streams > 0")
-            db.execute("DELETE FROM replica WHERE last_seen < ?", (forget_before.isoformat(),))
+
+    def forget(self, before: datetime) -> None:
+        """Forget replicas that are not connected and were last seen before that, with all that they said."""
+        with self._db.write() as db:
+            db.execute("DELETE FROM replica WHERE streams = 0 AND last_seen < ?", (before.isoformat(),))
 
     def reported(self, replica: Sighting, reports: Iterable[HealthReport], now: datetime) -> None:
         """Keep the latest report on every check; an older one that arrives late changes nothing."""

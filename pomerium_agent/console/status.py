@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pomerium_agent.console.bundle import BUNDLE_ID, CAPTURED_HEADERS
+from pomerium_agent.console.places import Place, place_of
+from pomerium_agent.console.reach import CHECK as REACHABLE
+from pomerium_agent.console.reach import Reachability, latest_check
 from pomerium_agent.console.sightings import HealthReport, Replica
 from pomerium_agent.console.store import Cluster, Store
 from pomerium_agent.runtime.health import Check, bundle_check
 
+FORGET_AFTER = timedelta(hours=24)  # a replica that has been silent
+XDS = "xds."  # what the checks of configuration that Envoy takes begin with
 FAULT = "fault."  # attributes of the configuration check that name what was left out
 
 
@@ -30,6 +35,12 @@ class ReplicaStatus:
     faults: Mapping[str, str]  # by id: the item, and why it was left out
     notes: Mapping[str, str]  # likewise, where the item serves all the same
     failing: Mapping[str, str]  # other checks that are not well: name, error
+    leads: bool | None  # whether it holds the lease under which one replica brings the bundle; None: it does not say
+
+    @property
+    def nacks(self) -> Mapping[str, str]:
+        """What its Envoy refuses, by check."""
+        return {name: error for name, error in self.failing.items() if name.startswith(XDS)}
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -49,6 +60,8 @@ class ReplicaStatus:
             "faults": dict(self.faults),
             "notes": dict(self.notes),
             "failing": dict(self.failing),
+            "nacks": dict(self.nacks),
+            "lease_holder": self.leads,
         }
 
 
@@ -60,6 +73,8 @@ class ClusterStatus:
     digest: str
     reason: str  # what made the version in force
     changed_at: datetime
+    place: Place
+    reachability: Reachability | None  # None: nobody has checked yet
     replicas: tuple[ReplicaStatus, ...]
 
     def to_json(self) -> dict[str, object]:
@@ -73,23 +88,32 @@ class ClusterStatus:
                 "reason": self.reason,
                 "changed_at": self.changed_at.isoformat(),
             },
+            "address": self.place.to_json(),
+            "reachability": self.reachability.to_json() if self.reachability else None,
             "replicas": [replica.to_json() for replica in self.replicas],
         }
 
 
-def read_status(store: Store, cluster: Cluster, *, console_runs: bool) -> ClusterStatus:
-    """The status of one cluster. When the console does not run, nobody is connected, whatever was written last."""
+def read_status(store: Store, cluster: Cluster, *, console_runs: bool, now: datetime | None = None) -> ClusterStatus:
+    """The status of one cluster. When the console does not run, nobody is connected, whatever was written last.
+
+    Given the time, replicas that have been silent for longer than FORGET_AFTER are left out.
+    """
     config = store.config(cluster.id)
     versions = store.versions_of_digests(cluster.id)
+    replicas = tuple(
+        each
+        for each in store.sightings.replicas(cluster.id)
+        if now is None or (each.connected and console_runs) or each.last_seen >= now - FORGET_AFTER
+    )
     return ClusterStatus(
         cluster=cluster,
         digest=config.digest,
         reason=config.reason,
         changed_at=config.created_at,
-        replicas=tuple(
-            _replica(replica, versions, config.digest, console_runs=console_runs)
-            for replica in store.sightings.replicas(cluster.id)
-        ),
+        place=place_of(store, cluster),
+        reachability=latest_check(replicas),
+        replicas=tuple(_replica(each, versions, config.digest, console_runs=console_runs) for each in replicas),
     )
 
 
@@ -118,9 +142,17 @@ def _replica(replica: Replica, versions: Mapping[str, int], current: str, *, con
         faults=faults,
         notes=notes,
         failing={
-            name: report.error for name, report in replica.reports.items() if report.error and name not in explained
+            name: report.error
+            for name, report in replica.reports.items()
+            if report.error and name not in explained and name != REACHABLE
         },
+        leads=_leads(replica),
     )
+
+
+def _leads(replica: Replica) -> bool | None:
+    role = replica.reports.get(Check.ZERO_LEASE, HealthReport(check="")).attributes.get("role")
+    return None if role is None else role == "active"
 
 
 def _left_out(*reports: HealthReport) -> tuple[dict[str, str], dict[str, str]]:

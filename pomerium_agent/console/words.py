@@ -29,8 +29,10 @@ def status_lines(found: ClusterStatus, now: datetime) -> Iterator[str]:
     cluster = found.cluster
     yield f"{cluster.name}  {cluster.domain}"
     yield f"  version {cluster.version} ({found.reason}, {ago(found.changed_at, now)})"
+    if found.place.addresses:
+        yield f"  address {', '.join(found.place.addresses)} ({'set' if found.place.said else 'detected'})"
     if not found.replicas:
-        yield "  no replica has been seen yet"
+        yield "  no replica has been seen yet, or none for a day"
     serving = [each for each in found.replicas if each.connected]
     gone = [each for each in found.replicas if not each.connected]
     gone.sort(key=lambda each: each.last_seen, reverse=True)
@@ -38,6 +40,9 @@ def status_lines(found: ClusterStatus, now: datetime) -> Iterator[str]:
         yield from _replica_lines(replica, cluster.version, now)
     if len(gone) > GONE_SHOWN:
         yield f"  and {len(gone) - GONE_SHOWN} more that are not connected; --json lists them"
+    if found.reachability is not None:
+        for line in found.reachability.lines():
+            yield f"  {line}, checked {ago(found.reachability.at, now)} by {found.reachability.replica}"
 
 
 def _replica_lines(replica: ReplicaStatus, current: int, now: datetime) -> Iterator[str]:
@@ -45,7 +50,10 @@ def _replica_lines(replica: ReplicaStatus, current: int, now: datetime) -> Itera
         when = f"connected since {ago(replica.connected_at, now)}"
     else:
         when = f"NOT connected, last seen {ago(replica.last_seen, now)}"
-    yield f"  replica {replica.hostname or '?'}  {replica.instance}  {when}  agent {replica.version or '?'}"
+    where = f"  from {replica.address}" if replica.address else ""
+    leads = "  lease holder" if replica.leads and replica.connected else ""
+    name = f"{replica.hostname or '?'}  {replica.instance}"
+    yield f"  replica {name}  {when}  agent {replica.version or '?'}{where}{leads}"
     if not replica.digest:
         yield "    has not said yet which configuration is in force"
     elif replica.current:

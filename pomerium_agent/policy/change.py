@@ -100,10 +100,11 @@ def _candidates(route: RoutePolicy) -> Iterator[Change]:
         for rule in script.policy.rules:
             for block in rule.blocks:
                 for criterion in block.criteria:
-                    yield from _of(criterion.key, criterion.data)
+                    yield from changes_of(criterion.key, criterion.data)
 
 
-def _of(key: str, data: object) -> Iterator[Change]:
+def changes_of(key: str, data: object) -> Iterator[Change]:
+    """Every change of identity that the words of one criterion suggest."""
     name, _, claim = key.partition("/")
     for operator, value in _literals(data, "has" if name in ("groups", "claim") else "is"):
         if name == "groups" and isinstance(value, str):

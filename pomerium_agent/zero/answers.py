@@ -65,6 +65,24 @@ def parse_ticket(document: object) -> DownloadTicket:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What the control plane says of an imported configuration (zero link 4.2)."""
+
+    messages: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def parse_imported(document: object) -> Imported:
+    """ImportResponse; both lists may be missing."""
+    fields = _Fields("import", document)
+    messages, warnings = (fields.items(key, required=False) for key in ("messages", "warnings"))
+    return Imported(
+        messages=tuple(clean_text(each) for each in messages if isinstance(each, str)),
+        warnings=tuple(clean_text(each) for each in warnings if isinstance(each, str)),
+    )
+
+
 def parse_bootstrap(document: object) -> BootstrapConfig:
     """BootstrapConfig, from the API or from the file. Raises ConfigRejected naming the field that is wrong."""
     fields = _Fields("bootstrap", document)

@@ -1,9 +1,11 @@
 """The cluster API over HTTP: one method per operation, and one place that says what an answer means (zero link 4)."""
 
+import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -17,9 +19,11 @@ from pomerium_agent.settings import Secret
 from pomerium_agent.zero.answers import (
     BootstrapConfig,
     DownloadTicket,
+    Imported,
     parse_bearer,
     parse_bootstrap,
     parse_bundle_ids,
+    parse_imported,
     parse_ticket,
 )
 from pomerium_agent.zero.egress import proxy_for
@@ -28,6 +32,7 @@ from pomerium_agent.zero.token import API_MIN_TTL, Bearer, TokenCache
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_ERROR_CHARACTERS = 500
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 T = TypeVar("T")
 
@@ -99,6 +104,13 @@ class ClusterApi:
         path = f"bundles/{quote(bundle_id, safe='')}/download"
         return await self._get(_Operation("GET", path, declared=(404,)), parse_ticket)
 
+    async def import_config(self, compressed: bytes, hints: str) -> Imported:
+        """PUT config/import: a serialized pomerium.config.Config, compressed with zstd (Z-67)."""
+        more = {"Content-Type": "application/octet-stream"} | ({"X-Import-Hints": hints} if hints else {})
+        return await self._get(
+            _Operation("PUT", "config/import", declared=(403, 413)), parse_imported, compressed, more
+        )
+
     async def _exchange(self) -> Bearer:
         """POST exchangeToken; the only call that shows the cluster token."""
         operation = _Operation("POST", "exchangeToken")
@@ -110,10 +122,16 @@ class ClusterApi:
         )
         return self._read(operation, answer, parse_bearer)
 
-    async def _get(self, operation: _Operation, parse: Callable[[object], T]) -> T:
+    async def _get(
+        self,
+        operation: _Operation,
+        parse: Callable[[object], T],
+        content: bytes | None = None,
+        more: Mapping[str, str] = NO_HEADERS,
+    ) -> T:
         bearer = await self.tokens.bearer(API_MIN_TTL)
-        headers = self._headers | {"Authorization": f"Bearer {bearer}"}
-        answer = await self._send(operation, headers, None, self._patience.timeout())
+        headers = self._headers | {"Authorization": f"Bearer {bearer}"} | dict(more)
+        answer = await self._send(operation, headers, content, self._patience.timeout())
         if answer.status == 401:
             self.tokens.reset(bearer)  # Z-11: the next call exchanges anew, this one is not repeated
         return self._read(operation, answer, parse)
@@ -127,10 +145,11 @@ class ClusterApi:
                 operation.method,
                 url,
                 headers=headers,
-                json=body,
+                json=None if isinstance(body, bytes) else body,
+                data=io.BytesIO(body) if isinstance(body, bytes) else None,
                 timeout=timeout,
                 proxy=proxy_for(url),
-                allow_redirects=body is None,  # a body is the cluster token, which goes where we were told to send it
+                allow_redirects=body is None,  # a body holds secrets, which go where we were told to send them
             ) as response:
                 return _Answer(response.status, response.headers, await read_at_most(response, MAX_ANSWER_BYTES))
         except TimeoutError:

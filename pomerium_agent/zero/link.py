@@ -13,7 +13,7 @@ from pomerium_agent.databroker.bundle_entry import BUNDLE_LEASE
 from pomerium_agent.databroker.leases import hold_lease
 from pomerium_agent.runtime.backoff import patient
 from pomerium_agent.runtime.clock import Clock
-from pomerium_agent.runtime.health import Health
+from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.supervisor import supervise
@@ -140,7 +140,13 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
             await reconciler.run(due)
 
         async def leased() -> None:
-            await supervise("zero-reconciler", reconcile, clock=link.clock, backoff=patient())
+            link.health.running(Check.ZERO_LEASE, role="active")
+            try:
+                await supervise("zero-reconciler", reconcile, clock=link.clock, backoff=patient())
+            finally:
+                link.health.running(Check.ZERO_LEASE, role="standby")
+
+        link.health.running(Check.ZERO_LEASE, role="standby")
 
         async def hold() -> None:
             await hold_lease(backend, LEASE, LEASE_TTL, leased, link.clock)

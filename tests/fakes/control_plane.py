@@ -275,7 +275,11 @@ async def serve_control_plane(
     """Serve HTTP and gRPC on free ports of loopback until the block ends; over TLS when there is a certificate."""
     plane = FakeControlPlane()
     app = web.Application()
-    for path in ("/v1/{operation:exchangeToken|bootstrap|bundles}", "/v1/bundles/{bundle}/{operation:download}"):
+    for path in (
+        "/v1/{operation:exchangeToken|bootstrap|bundles}",
+        "/v1/bundles/{bundle}/{operation:download}",
+        "/v1/config/{operation:import}",
+    ):
         app.router.add_route("*", path, plane.answer)
     app.router.add_route("*", "/storage/{bundle}", plane.answer)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

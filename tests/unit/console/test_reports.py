@@ -235,7 +235,7 @@ async def test_a_cluster_nobody_has_joined_says_so(tmp_path: Path) -> None:
         assert words(visit) == [
             f"demo  {visit.cluster.domain}",
             "  version 1 (created, 3 min ago)",
-            "  no replica has been seen yet",
+            "  no replica has been seen yet, or none for a day",
         ]
 
 
@@ -244,9 +244,9 @@ async def test_replicas_long_gone_are_forgotten_with_their_reports(tmp_path: Pat
         await export(visit, span("envoy.server"))
         sightings = visit.console.store.sightings
 
-        sightings.start_over(NOW.replace(year=2000))
+        sightings.forget(NOW.replace(year=2000))
         assert len(sightings.replicas(visit.cluster.id)) == 1
-        sightings.start_over(NOW.replace(year=2999))
+        sightings.forget(NOW.replace(year=2999))
 
         assert sightings.replicas(visit.cluster.id) == ()
         assert visit.console.store.database.read("SELECT * FROM report") == []
