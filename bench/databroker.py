@@ -1,6 +1,6 @@
 """What records cost: to write, to hear of, to read all, to hold; by the kind of store, followers and records.
 
-`OPENERS` says which stores are measured: whatever opens a Backend can be added.
+`openers` says which stores are measured: whatever opens a Backend can be added.
 """
 
 import asyncio
@@ -14,10 +14,14 @@ from pathlib import Path
 from bench.load import median
 from bench.report import Cell, Column, Section
 from pomerium_agent.databroker import Backend, MemoryBackend
+from pomerium_agent.databroker.postgres import open_postgres
 from pomerium_agent.databroker.sqlite import open_sqlite
+from pomerium_agent.demo.postgres import find_programs, run_postgres
+from pomerium_agent.errors import SettingsError
 from pomerium_agent.pb.pomerium import session_pb2
 from pomerium_agent.records import Cursor, Record, pack
 from pomerium_agent.runtime.clock import SystemClock
+from pomerium_agent.runtime.health import Health
 from pomerium_agent.sessions.entries import SESSION
 
 Opener = Callable[[Path], AbstractAsyncContextManager[Backend]]
@@ -40,7 +44,28 @@ async def open_file(place: Path) -> AsyncIterator[Backend]:
     await backend.close()
 
 
-OPENERS: Mapping[str, Opener] = {"memory": open_memory, "file": open_file}
+@asynccontextmanager
+async def open_database(_place: Path) -> AsyncIterator[Backend]:
+    """A PostgreSQL of its own, with fsync off: the cost of the protocol and of its SQL, not of the disk."""
+    manager = run_postgres()
+    server = await asyncio.to_thread(manager.__enter__)
+    try:
+        async with open_postgres(server.url(), SystemClock(), Health()) as backend:
+            yield backend
+    finally:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
+def openers() -> Mapping[str, Opener]:
+    """Those that can be measured here."""
+    found: dict[str, Opener] = {"memory": open_memory, "file": open_file}
+    try:
+        find_programs()
+    except SettingsError as error:
+        print(f"without PostgreSQL: {error}", file=sys.stderr)
+    else:
+        found["postgres"] = open_database
+    return found
 
 
 def session(number: int) -> Record:
@@ -59,12 +84,12 @@ async def bench_databroker(
     sizes: Sequence[int],
     seconds: float,
     say: Callable[[str], None],
-    openers: Mapping[str, Opener] = OPENERS,
+    stores: Mapping[str, Opener] | None = None,
 ) -> list[Section]:
     """Each store by itself, in a folder of its own."""
     rows: list[Sequence[Cell]] = []
     grown: list[tuple[str, int, list[float]]] = []
-    for kind, opener in openers.items():
+    for kind, opener in (openers() if stores is None else stores).items():
         for followers in FOLLOWERS:
             say(f"{kind}, {followers} followers")
             async with opener(place / f"{kind}-{followers}") as backend:
@@ -109,7 +134,7 @@ async def bench_databroker(
             rows=[[kind, size, *found] for kind, size, found in grown],
             ratios={
                 f"{kind}: latest per session, {many}/{few}": per_session[kind, many] / per_session[kind, few]
-                for kind in openers
+                for kind in (openers() if stores is None else stores)
             },
         ),
         Section(

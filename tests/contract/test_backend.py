@@ -1,4 +1,4 @@
-"""The promise of databroker.Backend: records, versions, the change log, patches, leases (D-23; databroker 17: C1-C15 …)."""
+"""The promise of databroker.Backend: records, versions, the change log, patches, leases (D-23; C1-C15 …)."""
 
 import asyncio
 from contextlib import suppress
