@@ -86,8 +86,8 @@ def compare_policies(route_id: str, label: str, old: RoutePolicy, new: RoutePoli
     return AccessChange(
         route_id,
         label,
-        tuple(f"{person}{_how(to)}" for person, to in _telling(gains)),
-        tuple(f"{person}{_how(to)}" for person, to in _telling(loses)),
+        tuple(f"{person}{_how(to)}" for person, to in _telling(gains, gained=True)),
+        tuple(f"{person}{_how(to)}" for person, to in _telling(loses, gained=False)),
         note,
     )
 
@@ -96,18 +96,20 @@ def _how(becomes: Admission) -> str:
     return " (for some requests)" if becomes is Admission.SOMETIMES else ""
 
 
-def _telling(found: list[tuple[Person, Admission]]) -> Iterator[tuple[Person, Admission]]:
+def _telling(found: list[tuple[Person, Admission]], *, gained: bool) -> Iterator[tuple[Person, Admission]]:
     """Without those who are among wider others of the same lot: anybody, all who sign in, a domain."""
     lot = set(found)
     for person, to in found:
-        if not any((other, to) in lot for other in _wider(person)):
+        if not any((other, to) in lot for other in _wider(person, gained=gained)):
             yield person, to
 
 
-def _wider(person: Person) -> Iterable[Person]:
+def _wider(person: Person, *, gained: bool) -> Iterable[Person]:
+    """Lots that this person is in. Who no longer gets in without signing in may still do so by signing in."""
     if person.stranger:
         return
-    yield ANYBODY
+    if gained:
+        yield ANYBODY
     if not person.traits:
         return
     yield EVERYBODY

@@ -1,5 +1,6 @@
 """The control socket over a real unix socket: explanations, and who may ask for them."""
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -16,12 +17,22 @@ from pomerium_agent.agent.control import serve_control
 from pomerium_agent.authorize.decide import Case, decide
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.rules import RouteRules
+from pomerium_agent.cli.in_force import of_replica
 from pomerium_agent.config import Compiled
+from pomerium_agent.config.compile import compile_snapshot
 from pomerium_agent.config.snapshot import Access, ConfigSnapshot, Settings
+from pomerium_agent.console.bundle import build_records
+from pomerium_agent.console.ca import issue_starter
+from pomerium_agent.console.clusters import create_cluster
+from pomerium_agent.console.core_config import read_core_config
+from pomerium_agent.console.diff import diff
+from pomerium_agent.console.store import open_store
 from pomerium_agent.envoyconfig.route import checksum
+from pomerium_agent.errors import SettingsError
 from pomerium_agent.policy import RouteRules as AllowFields
 from pomerium_agent.policy import build_route_policy
 from pomerium_agent.runtime.health import Health
+from tests.fakes.console import QUICKSTART
 from tests.fakes.snapshots import route
 
 POLICY, _ = build_route_policy(
@@ -141,3 +152,26 @@ async def test_the_health_address_explains_nothing(tmp_path: Path, free_port: Ca
         client.post("/explain", json={"url": "https://wiki.example.com/"}) as answer,
     ):
         assert (alive.status, answer.status) == (200, 404)
+
+
+async def test_the_whole_configuration_is_told_for_export_and_comparison(tmp_path: Path) -> None:
+    """Z-46: settings merged, every route; without what the console adds it is what an operator wrote."""
+    config = read_core_config(QUICKSTART).config
+    with open_store(tmp_path / "data") as store:
+        starter = issue_starter(store, create_cluster(store, "demo", now=AT).cluster.id, "demo.example.com", AT)
+    records = build_records(config, starter)
+    snapshot, faults = compile_snapshot(records, now=AT)
+    at = Board(version="1", instance="i", health=Health(), keeper_pid=1, offered=Compiled(snapshot, faults, records))
+
+    async with serving(at, tmp_path):
+        told = await asyncio.to_thread(of_replica, tmp_path / "control.sock")
+
+    assert told.settings == config.settings
+    assert {route.id: route for route in told.routes} == {route.id: route for route in config.routes}
+    assert not diff(told, config)
+
+
+async def test_without_a_configuration_there_is_none_to_tell(tmp_path: Path) -> None:
+    async with serving(board(offered=False), tmp_path):
+        with pytest.raises(SettingsError, match="was not told any configuration yet"):
+            await asyncio.to_thread(of_replica, tmp_path / "control.sock")

@@ -130,6 +130,7 @@ async def test_bundles_are_synced_by_the_holder_of_the_lease_alone(tmp_path: Pat
             plane.push(CONFIG_UPDATED)
             await at.until_healthy(Check.ZERO_BOOTSTRAP_SAVE)
             await plane.until(lambda: plane.spans)
+            assert at.health.reports[Check.ZERO_LEASE].attributes == {"role": "standby"}
 
     assert plane.requests("bundles") == []
 
@@ -145,7 +146,9 @@ async def test_the_lease_is_given_back_at_the_end(tmp_path: Path) -> None:
         async with run_jobs(at.link, Latest(at.backend)):
             await plane.until(lambda: plane.requests("bundles"))
             assert not await at.backend.lease(LEASE, "another replica", timedelta(seconds=30))
+            assert at.health.reports[Check.ZERO_LEASE].attributes == {"role": "active"}
 
+        assert at.health.reports[Check.ZERO_LEASE].attributes == {"role": "standby"}
         assert await at.backend.lease(LEASE, "another replica", timedelta(seconds=30))
 
 
