@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from pomerium_agent.agent.people import People
 from pomerium_agent.authorize import Denials
@@ -27,6 +28,7 @@ class Board:
     offered: Compiled | None = None
     ads: AdsServer | None = None
     envoy_pid: Latest[int] = field(default_factory=lambda: Latest(0))
+    stale: datetime | None = None  # since when the configuration that is served is only the last known good one
     in_force: Latest[str] = field(default_factory=lambda: Latest(""))  # digest; empty until Envoy has taken one
 
     def status(self) -> Mapping[str, object]:
@@ -42,6 +44,7 @@ class Board:
             "config": {
                 "in_force": self.in_force.value,
                 "resumed": self.resumed,
+                "last_good_of": self.stale.isoformat() if self.stale else None,
                 "offered": compiled.snapshot.digest if compiled else "",
                 "routes": len(compiled.snapshot.routes) if compiled else 0,
                 "faults": [

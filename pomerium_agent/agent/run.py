@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -19,15 +20,17 @@ from pomerium_agent.agent.bootstrapped import bootstrapped
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.databroker_address import follow_address
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
+from pomerium_agent.agent.last_good import LastGood
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.agent.people import People
+from pomerium_agent.agent.supply import Supply
 from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
 from pomerium_agent.authenticate.manager import run_identity_manager
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.authorize.login import SignInLinks
 from pomerium_agent.authorize.serverless import ServerlessTokens
-from pomerium_agent.config import open_config
+from pomerium_agent.config import Compiled, open_config
 from pomerium_agent.databroker import Databroker, open_databroker
 from pomerium_agent.databroker.service import Listener, serve_databroker
 from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
@@ -175,14 +178,20 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         _run_envoy(settings, board, at.keeper, clock) as (ads, admin),
     ):
         board.people = People(backend=databroker, sessions=sessions, site=site)
-        # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
-        # an Envoy that we adopted keeps what an agent before us gave it.
-        await _until(at.link.filled)
-        async with open_config(databroker, clock=clock, health=health, local=settings.local, secret=secret) as config:
-            builder = RulesBuilder(shared_key=secret, signer=signer)
-            local = await _local_addresses(settings.runtime_dir)
-            feeder = Feeder(config, ads, local, board, rules, keys, builder, site)
-            await _feed_envoy(feeder, admin, board, at.keeper, clock, wanted)
+        config: Latest[Compiled | None] = Latest(None)
+        supply = Supply(
+            config=config,
+            filled=at.link.filled,
+            databroker=databroker,
+            open_config=partial(open_config, clock=clock, health=health, local=settings.local, secret=secret),
+            last_good=LastGood(settings.state_dir, at.link.secrets.file_key),
+            board=board,
+            clock=clock,
+        )
+        builder = RulesBuilder(shared_key=secret, signer=signer)
+        local = await _local_addresses(settings.runtime_dir)
+        feeder = Feeder(config, ads, local, board, rules, keys, builder, site)
+        await _feed_envoy(supply, feeder, admin, board, at.keeper, clock, wanted)
 
 
 def _providers(http: aiohttp.ClientSession, clock: Clock, shared_secret: bytes) -> Providers:
@@ -195,14 +204,6 @@ async def _keeping_tokens(tokens: ServerlessTokens) -> AsyncIterator[ServerlessT
         keeping = group.create_task(tokens.run(), name="serverless-tokens")
         yield tokens
         keeping.cancel()
-
-
-async def _until(claim: Latest[bool]) -> None:
-    """Return once it is true."""
-    async with aclosing(claim.follow()) as values:
-        async for true in values:
-            if true:
-                return
 
 
 @asynccontextmanager
@@ -237,6 +238,7 @@ async def _local_addresses(runtime: Path) -> LocalAddresses:
 
 
 async def _feed_envoy(
+    supply: Supply,
     feeder: Feeder,
     admin: EnvoyAdmin,
     board: Board,
@@ -246,6 +248,7 @@ async def _feed_envoy(
 ) -> None:
     """Give Envoy each newest configuration until cancelled, and tell the keeper when it serves."""
     async with asyncio.TaskGroup() as group:
+        group.create_task(supply.run(), name="supply-config")
         group.create_task(feeder.run(), name="feed-envoy")
         group.create_task(apply_log_level(feeder.config, admin, clock, "info"), name="envoy-log-level")
         group.create_task(_tell_ready(board, keeper), name="tell-ready")

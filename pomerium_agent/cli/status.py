@@ -56,6 +56,11 @@ def in_force(config: dict[str, Any]) -> str:
         return "what envoy had before this agent began; the control plane has not been heard since"
     if not config["offered"]:
         return "nothing yet; the control plane has not told what to serve"
+    if config.get("last_good_of"):
+        return (
+            f"{config['in_force'] or config['offered']}, {config['routes']} routes, as it was last known to be good at "
+            f"{config['last_good_of']}; the control plane has not been heard since this agent began"
+        )
     waiting = "" if config["offered"] == config["in_force"] else f" (envoy has not yet taken {config['offered']})"
     return f"{config['in_force'] or 'nothing yet'}, {config['routes']} routes{waiting}"
 

@@ -21,6 +21,7 @@ class Check(StrEnum):
     STORAGE_CLEANUP = "storage.backend.cleanup"
     DATABROKER_SERVICE = "databroker.service"  # of our own: the address for clients outside of this process
     CONFIG_BUILD = "config.databroker.build"
+    LAST_GOOD = "config.last-good"  # of our own: what is kept on this machine for a start without the control plane
     XDS_CLUSTER = "xds.cluster"
     XDS_LISTENER = "xds.listener"
     XDS_ROUTES = "xds.route-configuration"
