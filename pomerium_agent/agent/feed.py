@@ -10,6 +10,7 @@ import structlog
 
 from pomerium_agent.agent.blame import Blame
 from pomerium_agent.agent.board import Board
+from pomerium_agent.agent.handed import HandedNote
 from pomerium_agent.authenticate import PublicKeys, Site, build_site
 from pomerium_agent.authorize import NO_RULES, Rules
 from pomerium_agent.authorize.from_config import RulesBuilder
@@ -51,6 +52,7 @@ class Feeder:
     keys: Latest[PublicKeys] = field(default_factory=lambda: Latest(()))  # that sign what upstreams are told
     builder: RulesBuilder | None = None  # None: nothing that asks is let in
     site: Latest[Site] = field(default_factory=lambda: Latest(Site()))  # what login goes by
+    handed: HandedNote | None = None  # for the agent after us
     _cache: BuildCache = field(default_factory=BuildCache)
     _blame: Blame = field(default_factory=Blame)
     _compiled: Compiled | None = None
@@ -66,6 +68,8 @@ class Feeder:
             group.create_task(self._watch_config(), name="feed-config")
             group.create_task(self._watch_delivery(), name="feed-delivery")
             group.create_task(self._offer_when_dirty(), name="feed-offer")
+            if self.handed is not None:
+                group.create_task(self.handed.follow_envoy(), name="feed-note")
 
     async def _watch_config(self) -> None:
         async for compiled in self.config.follow():
@@ -97,6 +101,8 @@ class Feeder:
                 rules = await asyncio.to_thread(self.builder.build, compiled.snapshot)
                 self.rules.set(rules)
                 self.keys.set(rules.public_keys)
+            if self.handed is not None:
+                await self.handed.write(snapshot.digest)
             self._offers += 1
             self._offered, self._source = snapshot, compiled
             self.board.offered = Compiled(snapshot, (*compiled.faults, *refused), compiled.records)

@@ -12,13 +12,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
+
 from pomerium_agent.errors import ConfigRejected
 from pomerium_agent.handoff.keys import purpose_key
 from pomerium_agent.records import Payload, Record
-from pomerium_agent.zero.bootstrap_file import DIRECTORY_MODE, write_atomically
+from pomerium_agent.zero.bootstrap_file import DIRECTORY_MODE, keep_previous, previous_of, write_atomically
 from pomerium_agent.zero.seal import seal, unseal
 
+log = structlog.get_logger(__name__)
+
 VERSION = 1
+HEADER = b"pomerium-agent last-good "  # then the version and a line feed, in the clear: a later one may seal otherwise
+HEADER_BYTES = len(HEADER) + 8
 NAME = "last-good.sealed"
 MAX_BYTES = 1 << 28  # of a file that somebody else may have put there
 
@@ -33,14 +39,20 @@ class Kept:
 
 
 class LastGood:
-    """One file in the state directory."""
+    """One file in the state directory, and beside it the copy before."""
 
     def __init__(self, directory: Path, file_key: bytes) -> None:
         self.path = directory / NAME
+        self.previous = previous_of(self.path)
         self._key = purpose_key(file_key, "last-good")
+        self._sound = False  # what is there is known to open
 
     async def load(self) -> Kept | None:
-        """None when there is none. Raises ConfigRejected for one that is damaged, of another token, or too new."""
+        """What was kept last, else the copy before; None when there is neither.
+
+        Raises ConfigRejected, with the complaint about the newest, when there is none that can be used: damaged, of
+        another token, or of a later version.
+        """
         return await asyncio.to_thread(self._load)
 
     async def save(self, kept: Kept) -> None:
@@ -48,18 +60,66 @@ class LastGood:
         await asyncio.to_thread(self._save, kept)
 
     def _load(self) -> Kept | None:
+        complaint: ConfigRejected | None = None
+        for path in (self.path, self.previous):
+            try:
+                found = self._read(path)
+            except ConfigRejected as error:
+                complaint = complaint or error
+                continue
+            if found is not None:
+                self._sound = path == self.path
+                if complaint is not None:
+                    log.error("the copy before the last is used", path=str(path), reason=str(complaint))
+                return found
+        if complaint is not None:
+            raise complaint
+        return None
+
+    def _read(self, path: Path) -> Kept | None:
         try:
-            with self.path.open("rb") as file:
-                sealed = file.read(MAX_BYTES)
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ConfigRejected(f"cannot read {self.path}: {error.strerror}") from error
-        return parse_kept(unseal(self._key, sealed))
+            raise ConfigRejected(f"cannot read {path}: {error.strerror}") from error
+        try:
+            return open_kept(self._key, content)
+        except ConfigRejected as error:
+            raise ConfigRejected(f"{path}: {error}") from error
 
     def _save(self, kept: Kept) -> None:
         self.path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        write_atomically(self.path, seal(self._key, dump_kept(kept)))
+        if self._sound or self._opens():
+            keep_previous(self.path, self.previous)
+        write_atomically(self.path, seal_kept(self._key, kept))
+        self._sound = True
+
+    def _opens(self) -> bool:
+        """Whether what is there is worth keeping; what cannot be opened must not push out a copy that can."""
+        try:
+            return self._read(self.path) is not None
+        except ConfigRejected:
+            return False
+
+
+def seal_kept(key: bytes, kept: Kept) -> bytes:
+    """The bytes of the file."""
+    return b"%s%d\n%s" % (HEADER, VERSION, seal(key, dump_kept(kept)))
+
+
+def open_kept(key: bytes, content: bytes) -> Kept:
+    """What the bytes of a file hold. Raises ConfigRejected."""
+    if len(content) > MAX_BYTES:
+        raise ConfigRejected(f"larger than {MAX_BYTES} bytes, which no configuration is")
+    head, line_feed, _ = content[:HEADER_BYTES].partition(b"\n")
+    version = head.removeprefix(HEADER)
+    if not line_feed or not head.startswith(HEADER) or not version.isdigit():
+        raise ConfigRejected("not a last known good configuration")
+    if int(version) != VERSION:
+        raise ConfigRejected(f"version {int(version)} of another release; this one reads version {VERSION}")
+    return parse_kept(unseal(key, content[len(head) + 1 :]))
 
 
 def dump_kept(kept: Kept) -> bytes:
@@ -74,7 +134,7 @@ def dump_kept(kept: Kept) -> bytes:
         for record in kept.records
         if record.data is not None
     ]
-    said = {"version": VERSION, "digest": kept.digest, "at": kept.at.timestamp(), "records": records}
+    said = {"digest": kept.digest, "at": kept.at.timestamp(), "records": records}
     return json.dumps(said, separators=(",", ":")).encode()
 
 
@@ -82,15 +142,15 @@ def parse_kept(text: bytes) -> Kept:
     """Raises ConfigRejected."""
     try:
         said = json.loads(text)
-        if said["version"] != VERSION:
-            raise ConfigRejected(f"the last known good configuration is of version {said['version']!r}, not {VERSION}")
         return Kept(
             digest=str(said["digest"]),
             at=datetime.fromtimestamp(said["at"], UTC),
             records=tuple(_record(each) for each in said["records"]),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, binascii.Error) as error:
-        raise ConfigRejected(f"the last known good configuration cannot be read ({type(error).__name__})") from None
+    except (
+        ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError, binascii.Error,
+    ) as error:  # fmt: skip
+        raise ConfigRejected(f"its content cannot be read ({type(error).__name__})") from None
 
 
 def _record(said: dict[str, str]) -> Record:

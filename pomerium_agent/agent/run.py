@@ -20,6 +20,7 @@ from pomerium_agent.agent.bootstrapped import bootstrapped
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.databroker_address import follow_address
 from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
+from pomerium_agent.agent.handed import HandedNote
 from pomerium_agent.agent.last_good import LastGood
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.agent.people import People
@@ -179,6 +180,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
     ):
         board.people = People(backend=databroker, sessions=sessions, site=site)
         config: Latest[Compiled | None] = Latest(None)
+        note = HandedNote(settings.runtime_dir, board.envoy_pid)
         supply = Supply(
             config=config,
             filled=at.link.filled,
@@ -187,10 +189,11 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
             last_good=LastGood(settings.state_dir, at.link.secrets.file_key),
             board=board,
             clock=clock,
+            handed=await note.load(),
         )
         builder = RulesBuilder(shared_key=secret, signer=signer)
         local = await _local_addresses(settings.runtime_dir)
-        feeder = Feeder(config, ads, local, board, rules, keys, builder, site)
+        feeder = Feeder(config, ads, local, board, rules, keys, builder, site, note)
         await _feed_envoy(supply, feeder, admin, board, at.keeper, clock, wanted)
 
 

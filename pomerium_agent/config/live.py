@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -39,11 +39,15 @@ CompileNow = Callable[[tuple[Record, ...], "Compiled | None", bool], "Compiled"]
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """One snapshot, everything that was left out of it, and the records that it is made of."""
+    """One snapshot, everything that was left out of it, and the records that it is made of.
+
+    `whole` is false while records of some type were not delivered yet.
+    """
 
     snapshot: ConfigSnapshot
     faults: tuple[Fault, ...] = ()
     records: tuple[Record, ...] = field(default=(), repr=False)
+    whole: bool = True
 
 
 @dataclass(slots=True)
@@ -184,13 +188,14 @@ async def _compiling(
         records.changed.clear()
         current = records.all()
         entities_ready = records.delivered.issuperset(ENTITY_TYPES)
+        whole = records.delivered.issuperset(CONFIG_TYPES)
         try:
             # In a thread, since it may take seconds and reads the files that routes name.
             compiled = await asyncio.to_thread(compile_now, current, before, entities_ready)
         except ConfigRejected as rejected:
             reporter.rejected(rejected)
         else:
-            latest.set(compiled)
+            latest.set(replace(compiled, whole=whole))
             reporter.compiled(compiled)
 
 

@@ -29,7 +29,7 @@ class BootstrapFile:
     @property
     def previous(self) -> Path:
         """Where the copy before the present one is kept."""
-        return self.path.with_name(self.path.name + ".previous")
+        return previous_of(self.path)
 
     async def load(self) -> BootstrapConfig | None:
         """What the file holds, else what the previous copy holds; None when there is neither.
@@ -73,19 +73,8 @@ class BootstrapFile:
             return
         self.path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         if before is not None:
-            self._keep_previous()
+            keep_previous(self.path, self.previous)
         write_atomically(self.path, seal_bootstrap(self._key, bootstrap))
-
-    def _keep_previous(self) -> None:
-        """Give the present content a second name, in one step and without a moment in which it has none."""
-        spare = self.path.with_name(self.path.name + ".spare")
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(self.path, spare)
-        except OSError:  # a file system without hard links
-            write_atomically(self.previous, self.path.read_bytes())
-        else:
-            spare.replace(self.previous)
 
 
 def seal_bootstrap(key: bytes, bootstrap: BootstrapConfig) -> bytes:
@@ -100,6 +89,23 @@ def open_sealed(key: bytes, sealed: bytes) -> BootstrapConfig:
     except (ValueError, RecursionError) as error:
         raise ConfigRejected("the sealed bootstrap config is not JSON") from error
     return parse_bootstrap(document)
+
+
+def previous_of(path: Path) -> Path:
+    """Where the copy before the present one of `path` is kept."""
+    return path.with_name(path.name + ".previous")
+
+
+def keep_previous(path: Path, previous: Path) -> None:
+    """Give what `path` holds a second name, in one step and without a moment in which it has none. Raises OSError."""
+    spare = path.with_name(path.name + ".spare")
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(path, spare)
+    except OSError:  # a file system without hard links
+        write_atomically(previous, path.read_bytes())
+    else:
+        spare.replace(previous)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -145,11 +145,29 @@ async def test_killing_the_agent_fails_no_request_and_the_next_one_adopts_envoy_
             await eventually("the next agent applies changes", lambda: answers(world, replica, "next"))
 
 
-async def test_an_agent_that_begins_without_the_control_plane_leaves_to_envoy_what_it_has() -> None:
-    """Architecture 7: console and agent die together, and no request fails; what is applied later arrives."""
+async def test_an_agent_that_begins_without_the_control_plane_serves_on_what_envoy_has() -> None:
+    """Architecture 7, Z-65: console and agent die together, and no request fails; what is applied later arrives.
+
+    Routes that ask who comes are decided again at once, from the last known good configuration.
+    """
+    private = HELLO.replace("hello.DOMAIN", "private.DOMAIN").replace(
+        "allow_public_unauthenticated_access", "allow_any_authenticated_user"
+    )
     async with open_world() as world:
-        await world.apply(HELLO)
+        await world.apply(HELLO, private)
+        made = await world.cluster.verb("console", "service-account", "create", "robot", "--cluster", CLUSTER, "--json")
+        robot = {"accept": "application/json", **json.loads(made)["headers"]}
         async with world.cluster.replica() as replica:
+
+            async def is_kept() -> bool:
+                return (replica.directory / "state" / "last-good.sealed").exists()
+
+            async def stranger_is_told() -> bool:
+                answer = await world.get(replica, "private", headers={"accept": "application/json"})
+                return answer.status == 401
+
+            await eventually("the configuration is kept", is_kept)
+            await eventually("the robot gets in", lambda: gets_in(world, replica, robot))
             agent = (await replica.pids())["agent"]
             ports = [
                 int(url.split(":")[2].split("/")[0])
@@ -167,9 +185,11 @@ async def test_an_agent_that_begins_without_the_control_plane_leaves_to_envoy_wh
                 await seen.some()
 
             assert seen.failures == []
+            await eventually("the next agent decides who gets in", stranger_is_told)
             status = await replica.status()
             assert status["ready"]
-            assert status["config"]["resumed"]  # type: ignore[index]  # our own JSON
+            assert status["config"]["last_good_of"]  # type: ignore[index]  # our own JSON
+            assert {name: n for name, n in (await ads_counters(replica)).items() if name.endswith("_sent")} == {}
             async with run_console(
                 world.cluster.console.data_dir, world.cluster.directory, api_port=ports[0], grpc_port=ports[1]
             ):
@@ -318,6 +338,10 @@ async def load(world: World, replica: ReplicaAt, host: str) -> AsyncIterator[Loa
 
 async def answers(world: World, replica: ReplicaAt, host: str) -> bool:
     return (await world.get(replica, host)).status == 200
+
+
+async def gets_in(world: World, replica: ReplicaAt, headers: dict[str, str]) -> bool:
+    return (await world.get(replica, "private", headers=headers)).status == 200
 
 
 async def has_header(world: World, replica: ReplicaAt, host: str, header: str) -> bool:

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomerium_agent.agent.last_good import Kept, LastGood, dump_kept, parse_kept
+from pomerium_agent.agent.last_good import HEADER, Kept, LastGood, open_kept, parse_kept, seal_kept
 from pomerium_agent.config.digest import records_digest
 from pomerium_agent.errors import ConfigRejected
-from pomerium_agent.zero.seal import seal
 from tests.fakes.config_records import config, route
 
 KEY = bytes(range(32))
@@ -59,14 +58,68 @@ async def test_a_file_of_another_cluster_token_is_refused(tmp_path: Path) -> Non
 
 
 async def test_a_file_of_a_later_version_is_refused_by_its_name(tmp_path: Path) -> None:
+    """However it is sealed: the version is readable without the key."""
     there = LastGood(tmp_path, KEY)
-    there.path.write_bytes(seal(there._key, dump_kept(kept("/a")).replace(b'"version":1', b'"version":2')))
+    there.path.write_bytes(HEADER + b"2\nwhatever that release seals like")
 
-    with pytest.raises(ConfigRejected, match="version 2"):
+    with pytest.raises(ConfigRejected, match="version 2 of another release"):
         await there.load()
 
 
-@given(st.binary(max_size=60) | st.sampled_from([b"{}", b"[]", b'{"version":1}', b'{"version":1,"at":1e400}']))
+@pytest.mark.parametrize("newest", [None, b"", b"rubbish", HEADER + b"7\n"])
+async def test_the_copy_before_is_used_when_the_newest_cannot_be(tmp_path: Path, newest: bytes | None) -> None:
+    """W5."""
+    there = LastGood(tmp_path, KEY)
+    await there.save(kept("/before"))
+    await there.save(kept("/newest"))
+    if newest is None:
+        there.path.unlink()
+    else:
+        there.path.write_bytes(newest)
+
+    assert await LastGood(tmp_path, KEY).load() == kept("/before")
+    assert stat.S_IMODE(there.previous.stat().st_mode) == 0o600
+
+
+async def test_a_damaged_file_does_not_push_out_the_copy_before(tmp_path: Path) -> None:
+    there = LastGood(tmp_path, KEY)
+    await there.save(kept("/before"))
+    await there.save(kept("/newest"))
+    there.path.write_bytes(b"rubbish")
+
+    await LastGood(tmp_path, KEY).save(kept("/newer"))
+
+    there.path.unlink()
+    assert await LastGood(tmp_path, KEY).load() == kept("/before")
+
+
+async def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    there = LastGood(tmp_path, KEY)
+    await there.save(kept("/a"))
+    there.previous.mkdir()  # nothing can be put in its place
+
+    with pytest.raises(OSError, match="directory"):
+        await there.save(kept("/b"))
+
+    assert await LastGood(tmp_path, KEY).load() == kept("/a")
+
+
+@given(st.binary(max_size=60) | st.sampled_from([b"{}", b"[]", b'{"digest":1}', b'{"digest":"","at":1e400}']))
 def test_anything_else_is_refused(text: bytes) -> None:
     with pytest.raises(ConfigRejected):
         parse_kept(text)
+
+
+@given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda rest: HEADER + rest))
+def test_bytes_from_anywhere_are_refused_in_words(content: bytes) -> None:
+    with pytest.raises(ConfigRejected):
+        open_kept(KEY, content)
+
+
+@given(at=st.integers(0, 400), bit=st.integers(0, 7))
+def test_no_bit_can_be_changed_unseen(at: int, bit: int) -> None:
+    content = bytearray(seal_kept(KEY, kept("/a")))
+    content[at % len(content)] ^= 1 << bit
+
+    with pytest.raises(ConfigRejected):
+        open_kept(KEY, bytes(content))
