@@ -40,7 +40,11 @@ class Refused(AgentError):
 
 
 class Retryable(AgentError):
-    """May pass by itself."""
+    """May pass by itself. `retry_after`: seconds that the other side asks us to wait at least."""
+
+    def __init__(self, reason: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 class ControlPlaneUnavailable(Retryable):

@@ -32,6 +32,7 @@ from pomerium_agent.zero.token import API_MIN_TTL, Bearer, TokenCache
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_ERROR_CHARACTERS = 500
+MAX_RETRY_AFTER = 300.0  # seconds; as long as the longest backoff, whatever a server asks for
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 T = TypeVar("T")
@@ -163,13 +164,15 @@ class ClusterApi:
         where = f"{answer.status} {content_type or 'without a content type'} from {self._name(operation)}"
         if (response_id := answer.headers.get("X-Response-Id")) is not None:
             where += f", response id {response_id[:MAX_ERROR_CHARACTERS]}"  # Z-13
+        wait = retry_after(answer.headers) if answer.status in (429, 503) else 0.0
         if "json" not in content_type.lower():
             raise ControlPlaneUnavailable(
-                f"unexpected response: {where}, and not JSON; is CLUSTER_API_ENDPOINT the address of a cluster API?"
+                f"unexpected response: {where}, and not JSON; is CLUSTER_API_ENDPOINT the address of a cluster API?",
+                retry_after=wait,
             )
         if answer.status not in (200, 400, 500, *operation.declared):
             hint = "; does CLUSTER_API_ENDPOINT lack its path, /cluster/v1?" if answer.status == 404 else ""
-            raise ControlPlaneUnavailable(f"unexpected response: {where}{hint}")
+            raise ControlPlaneUnavailable(f"unexpected response: {where}{hint}", retry_after=wait)
         try:
             document: object = json.loads(answer.body)
         except (ValueError, RecursionError) as error:
@@ -188,6 +191,12 @@ class ClusterApi:
 
     def _name(self, operation: _Operation) -> str:
         return f"{operation.method} {bare_url(self._base + operation.path)}"
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """The seconds that `Retry-After` asks for, within bounds; a date is not worth trusting two clocks for."""
+    said = headers.get("Retry-After", "").strip()
+    return min(float(said[:9]), MAX_RETRY_AFTER) if said.isascii() and said.isdigit() else 0.0
 
 
 def bare_url(url: str) -> str:

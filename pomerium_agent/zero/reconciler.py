@@ -85,7 +85,7 @@ class Reconciler:
                 await self._sync_pending()
                 await self._remove_vanished(set(self._listed))  # last: another bundle may hold the same by now
             except Retryable as error:
-                wait = backoff.next()
+                wait = max(backoff.next(), error.retry_after)
                 log.warning("bundles not in sync", reason=str(error), retry_in=round(wait, 2))
                 if await schedule.due_within(wait):
                     listed = False
@@ -97,21 +97,23 @@ class Reconciler:
         """Try each pending bundle once; those that failed stay pending, and raise at the end."""
         failed: list[str] = []
         missing = False
+        retry_after = 0.0
         for bundle_id in self._pending:
             try:
                 await self.sync(bundle_id)
             except (Retryable, ConfigRejected) as error:
                 failed.append(bundle_id)
                 self._health.failed(bundle_check(bundle_id), str(error))
-                if isinstance(error, Retryable) and not await self._is_there(bundle_id):
-                    missing = True
+                if isinstance(error, Retryable):
+                    retry_after = max(retry_after, error.retry_after)
+                    missing = not await self._is_there(bundle_id) or missing
             else:
                 self._holds_some = True
         if not missing and (self._holds_some or not self._listed) and not self._filled.value:
             self._filled.set(True)
         self._pending = tuple(failed)
         if failed:
-            raise _SomeFailed(f"failed: {', '.join(failed)}")
+            raise _SomeFailed(f"failed: {', '.join(failed)}", retry_after)
 
     async def _is_there(self, bundle_id: str) -> bool:
         """Whether the databroker has this bundle as it was before."""

@@ -35,8 +35,8 @@ class Issued:
         return context
 
 
-def issue_for_loopback() -> Issued:
-    """A new authority, and one certificate of it."""
+def issue_for_loopback(*, expired: bool = False) -> Issued:
+    """A new authority, and one certificate of it, which may have expired an hour ago."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
     ca = (
@@ -46,7 +46,7 @@ def issue_for_loopback() -> Issued:
     )
     names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
     leaf = (
-        _certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), ca_name, key)
+        _certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), ca_name, key, expired=expired)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
@@ -59,8 +59,10 @@ def issue_for_loopback() -> Issued:
     )
 
 
-def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, expired: bool = False
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC) - timedelta(days=2 if expired else 0)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -31,7 +31,11 @@ CAPTURED = "X-Amz-Meta-Version"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Say:
-    """One scripted answer. `hang`: accept and never answer. `cut_after`: close after so many bytes of the body."""
+    """One scripted answer.
+
+    `hang`: accept and never answer. `cut_after`: close after so many bytes of the body. `drip`: seconds between
+    two bytes of the body.
+    """
 
     status: int = 200
     body: bytes = b""
@@ -40,6 +44,7 @@ class Say:
     hang: bool = False
     cut_after: int | None = None
     close_delimited: bool = False
+    drip: float = 0.0
 
 
 def say(document: object, status: int = 200, **headers: str) -> Say:
@@ -363,7 +368,10 @@ async def _send(request: web.Request, answer: Say) -> web.StreamResponse:
         if request.transport is not None:
             request.transport.close()
         return response
-    if answer.body:
+    for byte in answer.body if answer.drip else b"":
+        await response.write(bytes([byte]))
+        await asyncio.sleep(answer.drip)
+    if answer.body and not answer.drip:
         await response.write(answer.body)
     await response.write_eof()
     return response

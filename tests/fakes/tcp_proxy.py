@@ -14,6 +14,7 @@ class TcpProxy:
         self.cut_before = b""  # the server never hears it
         self.cut_after = b""  # the server hears it, and its answer gets lost
         self.cuts = 0
+        self.server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -21,6 +22,17 @@ class TcpProxy:
         for writer in list(self._writers):
             writer.transport.abort()
         self.cuts += 1
+
+    async def listen(self) -> None:
+        """Take connections: at the port it had, if it had one."""
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    def refuse(self) -> None:
+        """Refuse connections, and reset those there are."""
+        if self.server is not None:
+            self.server.close()
+        self.cut()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -68,11 +80,9 @@ class TcpProxy:
 async def open_proxy(target: int) -> AsyncIterator[TcpProxy]:
     """A proxy to a port on loopback until the block ends."""
     proxy = TcpProxy(target)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
+    await proxy.listen()
     try:
         yield proxy
     finally:
-        server.close()
-        proxy.cut()
+        proxy.refuse()
         await asyncio.sleep(0.05)
