@@ -57,6 +57,8 @@ from pomerium_agent.zero import Link, open_link, run_jobs, trusted_roots
 
 log = structlog.get_logger(__name__)
 
+RULES_SECONDS = 8.0  # that a request may wait for an agent that has just begun; Envoy waits a little longer for it
+
 
 async def run_agent(settings: Settings) -> None:
     """Run one replica until a signal, or the end of its keeper, stops it.
@@ -160,6 +162,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
                 access=at.access,
                 denials=board.denials,
                 sign_in_url=SignInLinks(server_key.latest, full_version()),
+                wait_for_rules=RULES_SECONDS,
             ).check,
         ),
         serve_pages(

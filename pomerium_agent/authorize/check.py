@@ -1,6 +1,7 @@
 """One check from bytes to bytes: gather, find out who asks, decide, respond."""
 
 from collections.abc import Awaitable, Hashable
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -23,11 +24,12 @@ from pomerium_agent.authorize.rules import NO_RULES, RouteRules, Rules
 from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.authorize.who import STRANGER, Finder, Who
 from pomerium_agent.databroker.memory import MemoryBackend
-from pomerium_agent.errors import BearerRejected
+from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from pomerium_agent.runtime.clock import Clock, SystemClock
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.log import direct_output
+from pomerium_agent.runtime.waiting import first_of
 from pomerium_agent.sessions.access import AccessTracker
 from pomerium_agent.sessions.assertion import Assertions
 from pomerium_agent.sessions.bearer import BearerFormat, Bearers
@@ -92,7 +94,9 @@ class Checker:
     """Answers checks. Everything it does not understand fails, and Envoy answers failures with 503 (A-2).
 
     `access` notes which sessions were used, `denials` keeps what was denied, `bearers` reads the tokens of others:
-    without it, routes that expect those let nobody in who brings one. `serverless` has Google's tokens.
+    without it, routes that expect those let nobody in who brings one. `serverless` has Google's tokens. For
+    `wait_for_rules` seconds a question waits for the first rules: an agent that has just begun knows none yet, and its
+    Envoy may serve all the while.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Checker:
         denials: Denials | None = None,
         sign_in_url: SignInUrl = signed_sign_in,
         remembered: int = REMEMBERED,
+        wait_for_rules: float = 0.0,
     ) -> None:
         self._rules = rules
         self._sessions = sessions
@@ -118,6 +123,7 @@ class Checker:
         self._sign_in_url = sign_in_url
         self._loops = LoopDetector()
         self._remembered = remembered
+        self._wait_for_rules = wait_for_rules
         self._assertions: Assertions | None = None
         self._generation = _Generation(rules.value, sessions, clock, remembered)
 
@@ -135,10 +141,25 @@ class Checker:
         question = gather(request)
         if question.internal:
             return self._internal(question, generation)
+        if generation.rules is NO_RULES and self._wait_for_rules:
+            return self._once_ruled(message)
         route = generation.rules.routes.get(question.route_id)
         if route is not None and route.serverless_audience and self._awaits(route.serverless_audience):
             return self._after_token(question, generation, route)
         return self._on_route(question, generation, route)
+
+    async def _once_ruled(self, message: bytes) -> bytes:
+        await first_of(self._ruled(), self._clock.sleep(self._wait_for_rules))
+        if self._rules.value is NO_RULES:
+            raise DatabrokerUnavailable("there is no configuration to decide by yet")
+        answer = self.check(message)
+        return answer if isinstance(answer, bytes) else await answer
+
+    async def _ruled(self) -> None:
+        async with aclosing(self._rules.follow()) as generations:
+            async for rules in generations:
+                if rules is not NO_RULES:
+                    return
 
     def _awaits(self, audience: str) -> bool:
         return self._serverless is not None and self._serverless.awaited(audience)

@@ -172,25 +172,30 @@ async def cuts_bundles_short(scene: Scene) -> None:
     scene.nudge()
 
 
-NONSENSE: dict[str, Fault] = {
-    "answers HTML": answers(html()),
-    "answers 401": answers(say({"error": "who?"}, 401)),
-    "answers 403": answers(say({"error": "no"}, 403)),
-    "answers 429": answers(say({"error": "later"}, 429, Retry_After="30")),
-    "answers 500": answers(say({"error": "oh"}, 500)),
-    "answers a byte a second": answers(Say(body=b'{"idToken": "x"}' * 10, drip=1.0)),
-    "never answers": answers(Say(hang=True)),
-    "cuts bundles short": cuts_bundles_short,
+# What the control plane does, and what a replica says of it in `status`, where it can know within a second.
+NONSENSE: dict[str, tuple[Fault, str]] = {
+    "answers HTML": (answers(html()), "text/html"),
+    "answers 401": (answers(say({"error": "who?"}, 401)), "401"),
+    "answers 403": (answers(say({"error": "no"}, 403)), "403"),
+    "answers 429": (answers(say({"error": "later"}, 429, Retry_After="30")), "429"),
+    "answers 500": (answers(say({"error": "oh"}, 500)), "internal server error: oh"),
+    "answers a byte a second": (answers(Say(body=b'{"idToken": "x"}' * 10, drip=1.0)), ""),
+    "never answers": (answers(Say(hang=True)), ""),
+    "cuts bundles short": (cuts_bundles_short, ""),
 }
 
 
-async def serves_from_what_it_keeps(scene: Scene, name: str) -> None:
+async def serves_from_what_it_keeps(scene: Scene, name: str, words: str = "") -> None:
     """A machine that starts now."""
+    asked = len(scene.plane.seen)
     async with scene.replica("machine") as replica:
         assert await scene.status(replica, "/public/now") == 200, name
         assert await scene.status(replica, "/private") == 401, name
         told = await replica.status()
         assert told["config"]["last_good_of"], name  # type: ignore[index]  # our own JSON
+        if words:
+            assert words in told["statuses"]["zero.connect"]["error"]  # type: ignore[index]  # our own JSON
+        assert name not in NONSENSE or len(scene.plane.seen) > asked
         kill(replica.running.pid)
 
 
@@ -198,6 +203,11 @@ async def is_kept(replica: ReplicaAt) -> bool:
     statuses = (await replica.status())["statuses"]
     assert isinstance(statuses, dict)
     return "config.last-good" in statuses and not statuses["config.last-good"]["error"]
+
+
+async def is_another(replica: ReplicaAt, before: int) -> bool:
+    status = await replica.status()
+    return (await replica.pids())["agent"] != before and bool(status["config"]["in_force"])  # type: ignore[index]  # our own JSON
 
 
 async def is_connected(replica: ReplicaAt, wanted: bool = True) -> bool:
@@ -212,9 +222,9 @@ async def test_visitors_notice_nothing_whatever_the_control_plane_does() -> None
         async with scene.replica("steady") as steady, scene.load(steady):
             await eventually("it is connected", lambda: is_connected(steady))
 
-            for name, begin in NONSENSE.items():
+            for name, (begin, words) in NONSENSE.items():
                 await begin(scene)
-                await serves_from_what_it_keeps(scene, name)
+                await serves_from_what_it_keeps(scene, name, words)
                 assert scene.failures == [], name
 
             # Not one that answers, from here on.
@@ -229,12 +239,21 @@ async def test_visitors_notice_nothing_whatever_the_control_plane_does() -> None
             async with serve_control_plane(expired, elsewhere) as late:
                 scene.api.target, scene.grpc.target = int(late.http_url.rpartition(":")[2]), late.grpc_endpoint.port
                 await behaves(scene)
-                await serves_from_what_it_keeps(scene, "has an expired certificate")
+                await serves_from_what_it_keeps(scene, "has an expired certificate", "certificate has expired")
                 assert late.seen == []
             scene.api.refuse()
             scene.grpc.refuse()
-            await serves_from_what_it_keeps(scene, "refuses connections")
+            await serves_from_what_it_keeps(scene, "refuses connections", "Connection refused")
             assert scene.failures == []
+
+            # The agent that ran all the while dies too; the next one adopts its Envoy. Only a question that was
+            # put to it and not answered is lost.
+            before = (await steady.pids())["agent"]
+            kill(before)
+            await eventually("another agent serves", lambda: is_another(steady, before))
+            await asyncio.sleep(1)
+            assert scene.failures in ([], ["/private: status 503"])
+            scene.failures.clear()
 
             # And it comes back, with news.
             scene.api.target, scene.grpc.target = healthy

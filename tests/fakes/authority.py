@@ -38,7 +38,7 @@ class Issued:
 def issue_for_loopback(*, expired: bool = False) -> Issued:
     """A new authority, and one certificate of it, which may have expired an hour ago."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Test authority {x509.random_serial_number()}")])
     ca = (
         _certificate(ca_name, ca_name, ca_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)

@@ -1,5 +1,7 @@
 """One check from bytes to bytes: who may pass, and who may not (authorize.md 3, 6, 7)."""
 
+import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,11 +13,12 @@ from google.protobuf.message import DecodeError
 
 from pomerium_agent.authorize.check import Checker, check
 from pomerium_agent.authorize.decide import NEEDS_SESSION
-from pomerium_agent.authorize.rules import CLOSED
+from pomerium_agent.authorize.rules import CLOSED, NO_RULES
 from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.errors import DatabrokerUnavailable
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.records import Record
+from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.sessions.access import AccessTracker
 from pomerium_agent.sessions.bearer import BearerFormat, BearerRule, Bearers
 from pomerium_agent.settings import Secret
@@ -48,6 +51,38 @@ def test_without_rules_nothing_but_our_own_pages_passes() -> None:
     assert answer.status == 404
     assert Answer(check(question("/.pomerium/", internal=True))).allowed
     assert not Answer(check(question("/.pomerium/user", internal=True))).allowed
+
+
+async def test_a_question_waits_for_the_first_rules_of_an_agent_that_has_just_begun() -> None:
+    """Architecture 7: its Envoy serves all the while, and an answer without rules would be wrong."""
+    async with room() as here:
+        rules, clock = Latest(NO_RULES), ManualClock()
+        checker = Checker(rules, here.sessions, clock, wait_for_rules=8.0)
+        own_page = checker.check(question("/.pomerium/", internal=True))
+        assert isinstance(own_page, bytes)
+
+        waiting = asyncio.ensure_future(_awaited(checker.check(question(headers=cookie("s-ada")))))
+        await clock.until_sleeping()
+        rules.set(RULES)
+
+        assert Answer(await waiting).allowed
+
+
+async def test_a_question_that_waited_in_vain_has_no_answer() -> None:
+    """A-2: and errors are answered with 503."""
+    async with room() as here:
+        clock = ManualClock()
+        checker = Checker(Latest(NO_RULES), here.sessions, clock, wait_for_rules=8.0)
+        waiting = asyncio.ensure_future(_awaited(checker.check(question(headers=cookie("s-ada")))))
+        await clock.until_sleeping()
+        await clock.advance(8.0)
+
+        with pytest.raises(DatabrokerUnavailable, match="no configuration"):
+            await waiting
+
+
+async def _awaited(answer: bytes | Awaitable[bytes]) -> bytes:
+    return answer if isinstance(answer, bytes) else await answer
 
 
 def test_a_request_without_attributes_is_denied() -> None:

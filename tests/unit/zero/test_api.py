@@ -10,7 +10,7 @@ import pytest
 
 from pomerium_agent.errors import ControlPlaneUnavailable, Refused
 from pomerium_agent.zero.answers import BootstrapConfig
-from pomerium_agent.zero.api import MAX_ANSWER_BYTES
+from pomerium_agent.zero.api import MAX_ANSWER_BYTES, MAX_RETRY_AFTER
 from tests.fakes.authority import issue_for_loopback
 from tests.fakes.control_plane import SIGNATURE, TOKEN, Say, html, say, serve_control_plane
 from tests.fakes.raw_server import serve_raw, swallow
@@ -158,6 +158,32 @@ async def test_a_bundle_that_is_not_known_says_why() -> None:
 
         with pytest.raises(ControlPlaneUnavailable, match="no such bundle"):
             await api.download_ticket("x")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "seconds"),
+    [
+        (429, "30", 30.0),
+        (503, " 7 ", 7.0),
+        (429, "999999999999999999999", MAX_RETRY_AFTER),
+        (429, "Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        (429, "-5", 0.0),
+        (429, "²", 0.0),
+        (429, "", 0.0),
+        (500, "30", 0.0),
+    ],
+)
+async def test_a_control_plane_that_asks_for_time_is_given_it_within_bounds(
+    status: int, said: str, seconds: float
+) -> None:
+    """Z-10: whoever retries waits so long at least."""
+    async with serve_control_plane() as plane, open_api(plane) as api:
+        plane.script("bootstrap", say({"error": "later"}, status, Retry_After=said))
+
+        with pytest.raises(ControlPlaneUnavailable) as unavailable:
+            await api.bootstrap()
+
+    assert unavailable.value.retry_after == seconds
 
 
 async def test_a_bearer_that_is_refused_is_dropped_and_the_next_call_exchanges_anew() -> None:

@@ -127,6 +127,18 @@ async def test_a_failure_is_tried_again_with_growing_waits_and_a_nudge_tries_at_
         assert at.loop.current.value is not None
 
 
+async def test_a_control_plane_that_asks_for_time_is_left_alone_for_so_long() -> None:
+    """Z-10: unless it nudges us itself."""
+    async with house() as at:
+        at.plane.script("bootstrap", say({"error": "later"}, 429, Retry_After="30"))
+        async with running(at):
+            await at.fetched(1)
+            await at.clock.advance(29)
+            await at.fetched(1)
+            await at.clock.advance(1)
+            await at.fetched(2)
+
+
 async def test_a_refusal_leaves() -> None:
     """Z-10: zero link 4.4."""
     async with house() as at:

@@ -31,6 +31,9 @@ HEALTH_CHECKS = connect_pb2.Message(run_health_checks_request=connect_pb2.RunHea
 UNKNOWN_KINDS = (b"\x22\x00", b"\xba\x3e\x01x", b"")  # field 4, field 999, no field at all
 
 
+RECONNECTS = 30
+
+
 def telemetry(metric: str) -> connect_pb2.Message:
     wanted = connect_pb2.EnvoyMetricsRequest(metrics=[metric])
     return connect_pb2.Message(telemetry_request=connect_pb2.TelemetryRequest(envoy_metrics=wanted))
@@ -248,6 +251,33 @@ async def test_a_connection_that_breaks_at_once_does_not_reset_the_waits() -> No
         at.plane.subscriptions[0].end()
         await at.until_failed()
         await at.wait_out(WAITS[0])
+
+
+async def test_connections_that_come_and_go_leave_no_descriptor_behind() -> None:
+    """Z-16, Z-65: a stream that is cut again and again, and a control plane that refuses in between."""
+
+    async def once(at: House) -> None:
+        await at.until_connected()
+        at.plane.subscriptions[0].end()
+        await at.until_failed()
+        at.plane.subscribe_refusals.append(grpc.StatusCode.UNAVAILABLE)
+        await at.clock.advance(100.0)  # longer than any wait between two tries
+        await at.until_failed()
+        await at.clock.advance(100.0)
+
+    async with house() as at:
+        for _ in range(5):
+            await once(at)
+        before = descriptors()
+        for _ in range(RECONNECTS):
+            await once(at)
+        # Those of the last connection may be on their way out; one kept each time would be many more.
+        assert descriptors() < before + RECONNECTS // 2
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_a_server_that_keeps_its_headers_counts_as_connected_after_a_while() -> None:
