@@ -8,7 +8,7 @@ OIDC := tests/oidc/node_modules/.package-lock.json
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oidc proto check unit e2e test golden bench demo format clean
+.PHONY: help setup oidc proto check unit e2e test golden bench drill demo format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ golden: $(READY) ## Rewrite the golden files; read the diff before you commit it
 
 bench: $(READY) ## What must stay fast, as ratios in one run
 	$(BIN)/python -m bench
+
+drill: $(READY) ## Take one thing after the other away from two replicas, and say what visitors notice
+	$(BIN)/python -m bench.drill
 
 demo: $(READY) ## Console, sample upstream and agent on loopback; Ctrl-C stops it
 	@$(BIN)/pomerium-agent demo $(DEMO)
