@@ -2,6 +2,7 @@
 
 import json
 import socket
+from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,7 +51,7 @@ def status(
             print(f"check      {name}: {report['error']}")
 
 
-def in_force(config: dict[str, Any]) -> str:
+def in_force(config: dict[str, Any], now: datetime | None = None) -> str:
     """What visitors get, in a few words."""
     if config["resumed"]:
         return "what envoy had before this agent began; the control plane has not been heard since"
@@ -59,10 +60,21 @@ def in_force(config: dict[str, Any]) -> str:
     if config.get("last_good_of"):
         return (
             f"{config['in_force'] or config['offered']}, {config['routes']} routes, as it was last known to be good at "
-            f"{config['last_good_of']}; the control plane has not been heard since this agent began"
+            f"{config['last_good_of']}{_ago(config['last_good_of'], now)}; nothing newer was heard since this agent began"
         )
     waiting = "" if config["offered"] == config["in_force"] else f" (envoy has not yet taken {config['offered']})"
     return f"{config['in_force'] or 'nothing yet'}, {config['routes']} routes{waiting}"
+
+
+def _ago(moment: str, now: datetime | None) -> str:
+    """How long ago that was, in the largest unit of which it is at least two; nothing for a clock that went back."""
+    seconds = int(((now or datetime.now(UTC)) - datetime.fromisoformat(moment)).total_seconds())
+    if seconds < 0:
+        return ""
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f" ({seconds // size} {unit} ago)"
+    return f" ({seconds} seconds ago)"
 
 
 def ask(control_socket: Path, path: str = "/status", question: object = None) -> dict[str, Any]:
