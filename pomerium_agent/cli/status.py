@@ -58,9 +58,10 @@ def in_force(config: dict[str, Any], now: datetime | None = None) -> str:
     if not config["offered"]:
         return "nothing yet; the control plane has not told what to serve"
     if config.get("last_good_of"):
+        ago = _ago(config["last_good_of"], now)
         return (
             f"{config['in_force'] or config['offered']}, {config['routes']} routes, as it was last known to be good at "
-            f"{config['last_good_of']}{_ago(config['last_good_of'], now)}; nothing newer was heard since this agent began"
+            f"{config['last_good_of']}{ago}; nothing newer was heard since this agent began"
         )
     waiting = "" if config["offered"] == config["in_force"] else f" (envoy has not yet taken {config['offered']})"
     return f"{config['in_force'] or 'nothing yet'}, {config['routes']} routes{waiting}"
