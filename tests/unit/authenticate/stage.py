@@ -322,7 +322,7 @@ async def scene(
                 idps_of_host={APP: frozenset({settings.id}), WIKI: frozenset({settings.id})},
             )
         )
-        async with open_server_key(site, outside, clock) as server_key:
+        async with open_server_key(site, outside, clock, Health()) as server_key:
             desk = Desk(
                 site=site,
                 sessions=sessions,
