@@ -13,9 +13,10 @@ from aiohttp.typedefs import Handler, Middleware
 from pomerium_agent.console.login import openid, round_trip, sign_in, sign_out, tokens, verify
 from pomerium_agent.console.login.answers import CORS, Refusal, redirect, refusal_response, refuse, trouble
 from pomerium_agent.console.login.desk import Asked, Desk
-from pomerium_agent.console.login.keys import LoginKeys, etag_of
+from pomerium_agent.console.login.keys import LoginKeys
 from pomerium_agent.console.login.settings import CALLBACK, LoginSettings
 from pomerium_agent.errors import HandoffRejected, ProviderUnavailable, SettingsError
+from pomerium_agent.handoff.keys import etag_of
 from pomerium_agent.look import Trouble
 
 log = structlog.get_logger(__name__)
@@ -116,7 +117,7 @@ def _same_host(host: str, url: str) -> bool:
 async def hpke_public_key(asked: Asked) -> web.Response:
     """32 bytes as they are (authenticate 3.5, N-10)."""
     body = asked.keys.current(asked.now).public
-    headers = {hdrs.CACHE_CONTROL: "max-age=60", hdrs.ETAG: etag_of(body), **CORS}
+    headers = {hdrs.CACHE_CONTROL: "max-age=60", hdrs.ETAG: f'"{etag_of(body)}"', **CORS}
     tags = (tag.strip().removeprefix("W/") for tag in asked.request.headers.get(hdrs.IF_NONE_MATCH, "").split(","))
     if any(tag in (headers[hdrs.ETAG], "*") for tag in tags):
         return web.Response(status=304, headers=headers)

@@ -137,7 +137,8 @@ async def test_an_outage_is_told_of_as_soon_as_it_begins_and_until_it_ends() -> 
 async def test_what_another_flow_does_not_need_is_no_trouble_any_more() -> None:
     """A service that is away, and then not configured any more."""
     clock, health = ManualClock(), Health()
-    async with key_server(503) as server, aiohttp.ClientSession() as http:
+    async with key_server() as server, aiohttp.ClientSession() as http:
+        server.answers = 503
         site = Latest(Site(login=Login(internal_url=server.url), shared_key=KEY))
         async with open_server_key(site, http, clock, health):
             await clock.until_sleeping()
