@@ -84,5 +84,5 @@ def build_site(snapshot: ConfigSnapshot, shared_key: bytes) -> Site:
 
 
 def _fits(host: str, wildcard: str) -> bool:
-    """Each `*` stands for at least one character; to Envoy it may stand for none (routes 3.6), which is no host's name."""
+    """Each `*` stands for something; to Envoy it may stand for nothing (routes 3.6), which names no host."""
     return len(host) <= MAX_HOST and re.fullmatch(".+".join(map(re.escape, wildcard.split("*"))), host) is not None
