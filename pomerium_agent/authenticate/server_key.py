@@ -20,6 +20,7 @@ from pomerium_agent.handoff.hpke import KEY_BYTES
 from pomerium_agent.idp.fetch import ask
 from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.supervisor import supervise
 
@@ -34,11 +35,12 @@ STALE_SECONDS = 3600.0
 class ServerKey:
     """The key of the service that the configuration names. `latest` is None while there is none to be used."""
 
-    def __init__(self, site: Latest[Site], http: aiohttp.ClientSession, clock: Clock) -> None:
+    def __init__(self, site: Latest[Site], http: aiohttp.ClientSession, clock: Clock, health: Health) -> None:
         self.latest: Latest[bytes | None] = Latest(None)
         self._site = site
         self._http = http
         self._clock = clock
+        self._health = health
         self._of: tuple[str, tuple[str, ...]] | None = None  # whose key `latest` is: URL and pins
         self._fetched_at = 0.0
         self._fresh_until = 0.0
@@ -80,7 +82,9 @@ class ServerKey:
                     if refreshing is not None:
                         refreshing.cancel()
                         refreshing = None
-                    if wanted is not None:
+                    if wanted is None:
+                        self._report("")
+                    else:
                         refreshing = group.create_task(self._refresh(), name="login-service-key")
 
     async def _refresh(self) -> None:
@@ -120,10 +124,12 @@ class ServerKey:
                 raise ProviderUnavailable(f"{answer.url} answered with a key that is not among the allowed ones")
         except ProviderUnavailable as error:
             self._failure = str(error)
+            self._report(f"the key of the login service cannot be had: {error}")
             if self._clock.monotonic() - self._fetched_at > STALE_SECONDS:
                 self.latest.set(None)
         else:
             self._failure = ""
+            self._report("")
             self._fetched_at = self._clock.monotonic()
             age = FRESH_SECONDS if answer.max_age is None else min(answer.max_age, FRESH_SECONDS)
             self._fresh_until = self._fetched_at + max(age, MIN_FRESH_SECONDS)
@@ -131,11 +137,20 @@ class ServerKey:
                 self.latest.set(answer.body)
         self._tried_at = self._clock.monotonic()
 
+    def _report(self, error: str) -> None:
+        """At once, though the key from before is good for another while: somebody should look into it."""
+        if error:
+            self._health.failed(Check.AUTHENTICATE, error)
+        else:
+            self._health.running(Check.AUTHENTICATE)
+
 
 @asynccontextmanager
-async def open_server_key(site: Latest[Site], http: aiohttp.ClientSession, clock: Clock) -> AsyncIterator[ServerKey]:
+async def open_server_key(
+    site: Latest[Site], http: aiohttp.ClientSession, clock: Clock, health: Health
+) -> AsyncIterator[ServerKey]:
     """Keep the key at hand while the block runs."""
-    key = ServerKey(site, http, clock)
+    key = ServerKey(site, http, clock, health)
     async with asyncio.TaskGroup() as group:
         keeping = group.create_task(supervise("login service key", key.keep, clock=clock, backoff=Backoff()))
         try:

@@ -1,5 +1,6 @@
 """What login knows of the configuration: one frozen value per generation, swapped as a whole."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from pomerium_agent.config.login import Login
 from pomerium_agent.config.snapshot import ConfigSnapshot, Route, Unavailable
 from pomerium_agent.idp.settings import ProviderSettings
 
+MAX_HOST = 253  # characters of a name in DNS; several stars and a long host would take their time
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -20,7 +22,7 @@ class Site:
     cookie_name: str = "_pomerium"
     shared_key: bytes = field(default=b"", repr=False)
     hosts: frozenset[str] = frozenset()  # of routes, in lower case, with the port where a route names one
-    wildcards: tuple[str, ...] = ()  # what follows the `*` of hosts like `*.example.com`, dot included
+    wildcards: tuple[str, ...] = ()  # of routes, like `*.example.com`; not `*`, which is anybody's
     authenticate_hosts: frozenset[str] = frozenset()  # whose login pages are ours
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)  # by id: the default one, and routes'
     idps_of_host: Mapping[str, frozenset[str]] = field(default_factory=dict)  # ids, by host without a port
@@ -34,7 +36,7 @@ class Site:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
         if {host, name} & (self.hosts | self.authenticate_hosts):
             return True
-        return any(name.endswith(end) and len(name) > len(end) for end in self.wildcards)
+        return any(_fits(name, wildcard) for wildcard in self.wildcards)
 
     def provider_on(self, host: str) -> ProviderSettings:
         """Whose sessions count on our own pages of a host."""
@@ -59,7 +61,7 @@ def build_site(snapshot: ConfigSnapshot, shared_key: bytes) -> Site:
     for route in snapshot.routes:
         source = route.source
         if source.wildcard:
-            wildcards[source.host.rpartition("*")[2]] = None
+            wildcards[source.host] = None
         else:
             hosts.add(source.host if source.port is None else f"{source.host}:{source.port}")
         provider = provider_of_route(route, login)
@@ -71,7 +73,7 @@ def build_site(snapshot: ConfigSnapshot, shared_key: bytes) -> Site:
         cookie_name=settings.cookie_name,
         shared_key=shared_key,
         hosts=frozenset(hosts),
-        wildcards=tuple(end for end in wildcards if end),
+        wildcards=tuple(host for host in wildcards if not host.endswith("*")),
         authenticate_hosts=frozenset(settings.hosts_of_authenticate),
         providers=MappingProxyType(providers),
         idps_of_host=MappingProxyType({host: frozenset(ids) for host, ids in idps.items()}),
@@ -79,3 +81,8 @@ def build_site(snapshot: ConfigSnapshot, shared_key: bytes) -> Site:
         branding=settings.branding,
         routes=tuple(route for route in snapshot.routes if not isinstance(route.action, Unavailable)),
     )
+
+
+def _fits(host: str, wildcard: str) -> bool:
+    """Each `*` stands for something; to Envoy it may stand for nothing (routes 3.6), which names no host."""
+    return len(host) <= MAX_HOST and re.fullmatch(".+".join(map(re.escape, wildcard.split("*"))), host) is not None

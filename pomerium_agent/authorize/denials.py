@@ -88,7 +88,7 @@ def _kept_facts(case: Case) -> Facts:
             request,
             path=request.path[:MAX_PATH],
             raw_path=request.raw_path[:MAX_PATH],
-            query=redacted_query(request.query)[:MAX_PATH],
+            query=redacted_query(request.query, request.raw_path)[:MAX_PATH],
             headers={name: value[:MAX_HEADER_VALUE] for name, value in headers.items()},
         ),
     )

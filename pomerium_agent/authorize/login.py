@@ -92,16 +92,17 @@ def denial_of(
     script = is_script(case.question)
     redirects = not script and is_redirectable(case.question, case.who.presented)
     known = login_cookie(case.question, rules.cookie_name)
+    cookies: tuple[str, ...] = ()
     if decision.kind is Kind.ENROLL:
-        cookie, url = known, _enrolment(case, decision, rules)
+        url = _enrolment(case, decision, rules)
     else:
         cookie = known or nonce.new_cookie()
+        cookies = (nonce.set_cookie(rules.cookie_name, cookie),)  # a known one too: it must outlive this login
         url = _login(case, rules, sign_in_url, script, cookie)
         if not url and rules.stateless and redirects:
             return Denial(status=503, message=NO_LOGIN)
     if not url:
         return Denial(status=401, message="Unauthenticated", script=script)
-    cookies = () if cookie == known else (nonce.set_cookie(rules.cookie_name, cookie),)
     if (
         redirects
         and decision.kind is Kind.LOGIN

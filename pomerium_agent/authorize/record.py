@@ -1,5 +1,6 @@
 """The authorize log: one line for each decision, with chosen fields, and no secrets (authorize 20, A-30, A-34)."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quote  # as `encode` writes texts
@@ -26,6 +27,8 @@ SECRET_HEADERS = frozenset(
 )
 URL_HEADERS = frozenset({":path", "referer"})  # Envoy tells of the path as of one more header
 SECRET_PARAMETERS = "pomerium_"  # noqa: S105  # how their names begin
+# Of the pages of a login everything is, whatever it is called: a provider's code, a sealed answer.
+SECRET_PAGES = re.compile(r"(?:[a-z]+://[^/]*)?/(?:\.pomerium/.*|oauth2/callback)")
 HEADERS = "headers"
 EVENT = "authorize check"
 
@@ -98,11 +101,15 @@ def _redacted_header(name: str, value: str) -> str:
     if name in SECRET_HEADERS:
         return REDACTED
     before, mark, query = value.partition("?") if name in URL_HEADERS else (value, "", "")
-    return f"{before}{mark}{redacted_query(query)}"
+    return f"{before}{mark}{redacted_query(query, before)}"
 
 
-def redacted_query(query: str) -> str:
-    """The query without the values of our own parameters."""
+def redacted_query(query: str, of: str) -> str:
+    """The query without the values of our own parameters; `of` is the path before it, or the URL."""
+    if not query:
+        return ""
+    if SECRET_PAGES.fullmatch(of):
+        return REDACTED
     if "%" not in query and SECRET_PARAMETERS not in query:
         return query
     return "&".join(_redacted_pair(pair) for pair in query.split("&"))
@@ -168,7 +175,7 @@ ASKED: Mapping[str, Callable[[Asked], str]] = {
     "path": attrgetter("raw_path"),
     "host": attrgetter("host"),
     "ip": attrgetter("ip_text"),
-    "query": lambda question: redacted_query(question.query),
+    "query": lambda question: redacted_query(question.query, question.raw_path),
     "envoy-route-id": attrgetter("route_id"),
     "envoy-route-checksum": attrgetter("checksum"),
 }

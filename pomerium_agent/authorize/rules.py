@@ -75,7 +75,6 @@ class Rules:
     cookie_name: str = "_pomerium"
     shared_key: bytes = field(default=b"", repr=False)
     handle_lifetime: timedelta | None = None  # W2
-    first_source_only: bool = False  # the reference's way of choosing among handles (W3)
     authenticate_url: str = ""
     stateless: bool = False  # a hosted service logs people in (authenticate 1)
     default_idp_id: str = ""

@@ -67,7 +67,7 @@ class Finder:
         `waited` names the sessions that were waited for already.
         """
         rules = self._rules
-        for candidate in presented.candidates[:1] if rules.first_source_only else presented.candidates:
+        for candidate in presented.candidates:
             handle = self._reader.read(candidate.token)
             if handle is None or (handle.idp_id and handle.idp_id != idp_id):
                 continue

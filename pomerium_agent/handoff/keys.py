@@ -14,6 +14,7 @@ KEY_BYTES = 32
 _HPKE = b"pomerium/hpke"
 _HOSTED_CLIENT = b"hosted-authenticate-derived-jwk"
 _OURS = b"pomerium-agent/"  # formats that only we read; nobody else derives keys under this name
+FNV_OFFSET, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
 def derive(shared_secret: bytes, info: bytes) -> bytes:
@@ -41,3 +42,11 @@ def hosted_client_secret(shared_secret: bytes) -> str:
 def purpose_key(shared_secret: bytes, purpose: str) -> bytes:
     """A key of our own for one of our own formats (G-10): never the shared secret itself."""
     return derive(shared_secret, _OURS + purpose.encode())
+
+
+def etag_of(public_key: bytes) -> str:
+    """FNV-1 of 64 bits, in hex without leading zeros: how a published key is told from others (authenticate 3.5)."""
+    value = FNV_OFFSET
+    for byte in public_key:
+        value = (value * FNV_PRIME % 2**64) ^ byte
+    return f"{value:x}"

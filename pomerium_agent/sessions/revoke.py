@@ -39,11 +39,6 @@ async def revoke_sessions(backend: Backend, ids: Iterable[str], *, now: datetime
     return tuple(revoked)
 
 
-async def revoke_sessions_of(backend: Backend, user_id: str, *, now: datetime) -> tuple[Revoked, ...]:
-    """End every session of a user; as `revoke_sessions`."""
-    return await revoke_sessions_where(backend, lambda session: session.user_id == user_id, now=now)
-
-
 async def revoke_sessions_where(
     backend: Backend, ends: Callable[[session_pb2.Session], bool], *, now: datetime
 ) -> tuple[Revoked, ...]:

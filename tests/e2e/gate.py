@@ -18,6 +18,7 @@ from pomerium_agent.agent.feed import Feeder
 from pomerium_agent.authenticate.pages import serve_pages
 from pomerium_agent.authorize import NO_RULES, Checker, Rules, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
+from pomerium_agent.authorize.login import SignInUrl, signed_sign_in
 from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.config import Compiled, compile_snapshot
 from pomerium_agent.config.digest import CONFIG
@@ -99,6 +100,7 @@ async def open_gate(
     records: Iterable[Record] = (),
     tls: bool = False,
     metadata: str = "http://127.0.0.1:9",
+    sign_in_url: SignInUrl = signed_sign_in,
 ) -> AsyncIterator[Gate]:
     """Open it with these routes, whose `to` may be UPSTREAM, and these records of people.
 
@@ -121,7 +123,7 @@ async def open_gate(
             serverless = ServerlessTokens(rules, client, clock, health, metadata=metadata)
             keeping = group.create_task(serverless.run())
             bearers = Bearers(sessions=sessions, backend=backend, http=client, clock=clock)
-            checker = Checker(rules, sessions, clock, bearers=bearers, serverless=serverless)
+            checker = Checker(rules, sessions, clock, bearers=bearers, serverless=serverless, sign_in_url=sign_in_url)
             async with serve_authorize(listening(directory / "authorize.sock"), checker.check):
                 config = Latest[Compiled | None](compiled(routes, settings, port, upstream.port, tls=tls))
                 board = Board(version="test", instance="test", health=health, keeper_pid=0, ads=ads)

@@ -6,12 +6,15 @@ from datetime import UTC, datetime
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from joserfc import jwt
 from joserfc.jwk import KeySet
 from structlog.testing import capture_logs
 
+from pomerium_agent.authorize.login import SignInLinks
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.records import Record
+from pomerium_agent.runtime.latest import Latest
 from tests.e2e.gate import bearer, open_gate
 from tests.e2e.world import eventually
 from tests.fakes.private_ca import PrivateCa
@@ -63,6 +66,22 @@ async def test_a_service_account_gets_in_and_a_stranger_is_sent_to_log_in() -> N
     assert "private.test" in browser.headers["location"]
     assert (program.status, "error" in program.text) == (401, True)
     assert forged.status == 401
+
+
+async def test_while_nobody_can_sign_in_a_stranger_reads_why_and_not_that_we_are_silent() -> None:
+    """N-11, authorize 23: of all 503s only Envoy's own become its page; the hosted service's key is not there yet."""
+    key: Latest[bytes | None] = Latest(None)
+    people = [account("robot", "ci@example.com")]
+    async with open_gate(PRIVATE, records=people, sign_in_url=SignInLinks(key, "test")) as gate:
+        told = await gate.get("private.test", accept=BROWSER)
+        known = await gate.get("private.test", authorization=bearer("robot"))
+        key.set(X25519PrivateKey.generate().public_key().public_bytes_raw())
+        after = await gate.get("private.test", accept=BROWSER)
+
+    assert (told.status, told.headers["retry-after"]) == (503, "5")
+    assert "the service that signs people in cannot be reached" in told.text
+    assert known.status == 200
+    assert (after.status, "sign_in?k=" in after.headers["location"]) == (302, True)
 
 
 async def test_the_denied_see_a_page_with_reason_and_remedy_and_others_only_that_they_are_denied() -> None:

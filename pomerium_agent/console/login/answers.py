@@ -43,8 +43,9 @@ def trouble(status: int, what: Trouble, *, why: str, **facts: object) -> Refusal
 
 def refusal_response(asked: Asked, refusal: Refusal) -> web.Response:
     """As a page, or as JSON for who wants exactly that (authenticate 2.3)."""
-    log.info(
-        "sign in refused" if refusal.status < 500 else "sign in failed",
+    tell, what = (log.info, "sign in refused") if refusal.status < 500 else (log.warning, "sign in failed")
+    tell(
+        what,
         status=refusal.status,
         reason=refusal.why,
         path=asked.path,

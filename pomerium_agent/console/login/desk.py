@@ -32,6 +32,7 @@ MAX_LOCKS = 10_000
 ROUND_TRIP_SECONDS = 900  # that somebody may take at the provider, or before the question who may know them
 CODE_SECONDS = 60  # that a code of ours waits for its replica
 PER_MINUTE = 300  # questions of one address: a whole office may be behind it
+PER_MINUTE_OF_REPLICA = 3000  # of one address, to what only replicas ask: one of them asks for everybody signed in
 PER_MINUTE_OF_CLUSTER = 3000
 
 
@@ -74,6 +75,7 @@ class Desk:
         self.in_time: ShortMemory[bool] = ShortMemory(clock, seconds=ROUND_TRIP_SECONDS)
         self.codes: ShortMemory[Code] = ShortMemory(clock, seconds=CODE_SECONDS)
         self.by_address = Budget(clock, per_minute=PER_MINUTE)
+        self.by_replica = Budget(clock, per_minute=PER_MINUTE_OF_REPLICA)
         self.by_cluster = Budget(clock, per_minute=PER_MINUTE_OF_CLUSTER)
         self._providers = Providers(http, clock)
         self._locks: OrderedDict[bytes, asyncio.Lock] = OrderedDict()

@@ -13,9 +13,10 @@ from aiohttp.typedefs import Handler, Middleware
 from pomerium_agent.console.login import openid, round_trip, sign_in, sign_out, tokens, verify
 from pomerium_agent.console.login.answers import CORS, Refusal, redirect, refusal_response, refuse, trouble
 from pomerium_agent.console.login.desk import Asked, Desk
-from pomerium_agent.console.login.keys import LoginKeys, etag_of
+from pomerium_agent.console.login.keys import LoginKeys
 from pomerium_agent.console.login.settings import CALLBACK, LoginSettings
 from pomerium_agent.errors import HandoffRejected, ProviderUnavailable, SettingsError
+from pomerium_agent.handoff.keys import etag_of
 from pomerium_agent.look import Trouble
 
 log = structlog.get_logger(__name__)
@@ -30,12 +31,12 @@ Page = Callable[[Asked], Awaitable[web.Response]]
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """`inside`: replicas may also ask by the internal name. `by_visitor`: one address has a budget for it."""
+    """`inside`: replicas ask, also by the internal name. `limited`: one address has a budget for it."""
 
     page: Page
     methods: frozenset[str]
     inside: bool = False
-    by_visitor: bool = True
+    limited: bool = True
 
 
 class Door:
@@ -82,7 +83,8 @@ async def _answer(asked: Asked, path: Path) -> web.Response:
         allow = ", ".join(sorted(path.methods))
         return web.json_response({"error": "method not allowed"}, status=405, headers={hdrs.ALLOW: allow})
     try:
-        if path.by_visitor and not asked.desk.by_address.take(asked.address):
+        budget = asked.desk.by_replica if path.inside else asked.desk.by_address
+        if path.limited and not budget.take(asked.address):
             raise sign_in.too_many(asked.address)
         return await path.page(asked)
     except Refusal as refusal:
@@ -116,7 +118,7 @@ def _same_host(host: str, url: str) -> bool:
 async def hpke_public_key(asked: Asked) -> web.Response:
     """32 bytes as they are (authenticate 3.5, N-10)."""
     body = asked.keys.current(asked.now).public
-    headers = {hdrs.CACHE_CONTROL: "max-age=60", hdrs.ETAG: etag_of(body), **CORS}
+    headers = {hdrs.CACHE_CONTROL: "max-age=60", hdrs.ETAG: f'"{etag_of(body)}"', **CORS}
     tags = (tag.strip().removeprefix("W/") for tag in asked.request.headers.get(hdrs.IF_NONE_MATCH, "").split(","))
     if any(tag in (headers[hdrs.ETAG], "*") for tag in tags):
         return web.Response(status=304, headers=headers)
@@ -146,11 +148,11 @@ async def home(_: Asked) -> web.Response:
 
 
 PATHS: Mapping[str, Path] = {
-    f"{WELL_KNOWN}/hpke-public-key": Path(hpke_public_key, GET, inside=True, by_visitor=False),
+    f"{WELL_KNOWN}/hpke-public-key": Path(hpke_public_key, GET, inside=True, limited=False),
     WELL_KNOWN: Path(well_known, GET, inside=True),
     f"{WELL_KNOWN}/": Path(well_known, GET, inside=True),
-    openid.JWKS: Path(openid.jwks, GET, inside=True, by_visitor=False),
-    "/.well-known/openid-configuration": Path(openid.discovery, GET, inside=True, by_visitor=False),
+    openid.JWKS: Path(openid.jwks, GET, inside=True, limited=False),
+    "/.well-known/openid-configuration": Path(openid.discovery, GET, inside=True, limited=False),
     "/": Path(home, GET),
     "/robots.txt": Path(robots, GET),
     "/.pomerium": Path(home, GET),

@@ -14,7 +14,6 @@ from pomerium_agent.handoff.hpke import public_bytes
 
 LEAD = timedelta(minutes=10)  # between being listed and being published: bundles reach replicas in that time
 IN_FLIGHT = timedelta(minutes=10)  # how long a sign-in that began with the old key may take to end
-FNV_OFFSET, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +57,3 @@ class LoginKeys:
         """Those that were replaced so long ago that no sign-in uses them any more."""
         pairs = zip(self.keys, self.keys[1:], strict=False)
         return tuple(key for key, successor in pairs if now - successor.current_from >= IN_FLIGHT)
-
-
-def etag_of(body: bytes) -> str:
-    """FNV-1 of 64 bits, in hex without leading zeros (authenticate 3.5)."""
-    value = FNV_OFFSET
-    for byte in body:
-        value = (value * FNV_PRIME % 2**64) ^ byte
-    return f'"{value:x}"'

@@ -108,11 +108,6 @@ class Sessions:
         rows = self._db.read("SELECT * FROM login_visit WHERE id = ?", (id,))
         return _visit(rows[0]) if rows else None
 
-    def end_visit(self, id: str) -> None:
-        """The cluster's tokens end with it; the browser stays signed in for others."""
-        with self._db.write() as db:
-            db.execute("DELETE FROM login_visit WHERE id = ?", (id,))
-
     def _sealed(self, id: bytes, identity: Identity, provider_id: str) -> bytes:
         token = identity.token
         plain = json.dumps(

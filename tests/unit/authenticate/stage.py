@@ -316,13 +316,13 @@ async def scene(
                 login=replace(known, **(login or {})),  # type: ignore[arg-type]
                 shared_key=KEY,
                 hosts=frozenset({APP, WIKI}),
-                wildcards=(".apps.example.com",),
+                wildcards=("*.apps.example.com",),
                 authenticate_hosts=frozenset({AUTH}) if flow is Flow.STATEFUL else frozenset(),
                 providers={settings.id: settings},
                 idps_of_host={APP: frozenset({settings.id}), WIKI: frozenset({settings.id})},
             )
         )
-        async with open_server_key(site, outside, clock) as server_key:
+        async with open_server_key(site, outside, clock, Health()) as server_key:
             desk = Desk(
                 site=site,
                 sessions=sessions,

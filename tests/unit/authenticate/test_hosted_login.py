@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from pomerium_agent.authenticate.profile import read_profile
 from pomerium_agent.errors import HandoffRejected
@@ -47,6 +48,23 @@ def profile(stage: Scene, **changes: Any) -> str:
         "claims": {"sub": "ada", "name": "Ada", "email": "ada@example.com", "groups": ["a", "b"], "n": {"x": 1}},
     }
     return json.dumps({name: value for name, value in (said | changes).items() if value is not None})
+
+
+async def test_neither_a_login_nor_its_failure_leaves_a_secret_in_the_log(tmp_path: Path) -> None:
+    """N-33: a login, its replay, and one whose profile cannot be read."""
+    tokens = {"access_token": "the-access-token", "refresh_token": "the-refresh-token"}
+    async with hosted(tmp_path) as (stage, _):
+        url = stage.hosted_answer(stage.hosted_url(), profile(stage, oauthToken=b64(json.dumps(tokens))))
+        odd = stage.hosted_answer(stage.hosted_url(), profile(stage, idToken="the-id-token", more="the-word"))
+        with capture_logs() as logs:
+            answers = [await stage.browser.get(each) for each in (url, url, odd)]
+
+    assert [answer.status for answer in answers] == [302, 400, 400]
+    said = json.dumps(logs, default=str)
+    assert [entry["event"] for entry in logs] == ["signed in", "login page refused", "login page refused"]
+    sent = [value.partition("=")[2] for each in (url, odd) for value in urlsplit(each).query.split("&")]
+    secrets = {*tokens.values(), "the-id-token", "the-word", *stage.browser.jar.values(), *sent}
+    assert [secret for secret in secrets if secret in said] == []
 
 
 @pytest.mark.parametrize("version", list(Version))

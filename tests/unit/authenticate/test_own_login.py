@@ -1,11 +1,13 @@
 """Logging in by our own pages: from a host to the provider and back, and what must not work (authenticate 5)."""
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
+from structlog.testing import capture_logs
 
 from pomerium_agent.config.login import SameSite
 from pomerium_agent.handoff.box import close_box, encode
@@ -53,6 +55,36 @@ async def test_a_login_ends_at_the_page_that_was_wanted(tmp_path: Path) -> None:
             handle.databroker_record_version
             == (await stage.store.get("type.googleapis.com/session.Session", handle.id)).version
         )
+
+
+async def test_neither_a_login_nor_its_failure_leaves_a_secret_in_the_log(tmp_path: Path) -> None:
+    """N-33: tokens, code, what is in URLs, cookies; of a login, its replay, and one that the provider breaks."""
+    async with scene(tmp_path) as stage:
+        with capture_logs() as logs:
+            url = await stage.to_callback(stage.sign_in_url())
+            landed, again = await stage.browser.get(url), await stage.browser.get(url)
+            lost = await stage.at_provider(stage.sign_in_url(browser := stage.another_browser()), browser)
+            stage.idp.fail("/token", 400, {"error": "invalid_grant", "error_description": "access-1 refresh-1"})
+            failed = await browser.get(lost.replace("code=code", "code=the-code"))
+        session = await stage.store.session(stage.browser.handle(APP).id)
+
+    assert [landed.status, again.status, failed.status] == [302, 400, 400]
+    said = json.dumps(logs, default=str)
+    assert "signed in with a provider" in said
+    assert said.count("login page refused") == 2
+    tokens = (session.oauth_token.access_token, session.oauth_token.refresh_token, session.id_token.raw)
+    sent = [value for each in (url, lost) for value in urlsplit(each).query.replace("=", "&").split("&")]
+    secrets = {
+        stage.idp.secret,
+        "the-code",
+        *tokens,
+        *session.id_token.raw.split("."),
+        *stage.browser.jar.values(),
+        *browser.jar.values(),
+        *(value for value in sent if len(value) > 40),
+    }
+    assert len(secrets) > 12
+    assert [secret for secret in secrets if secret in said] == []
 
 
 async def test_who_is_signed_in_already_goes_straight_to_the_next_host(tmp_path: Path) -> None:

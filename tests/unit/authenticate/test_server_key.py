@@ -16,6 +16,7 @@ from pomerium_agent.authenticate import ServerKey, Site, open_server_key
 from pomerium_agent.config.login import Flow, Login
 from pomerium_agent.errors import ProviderUnavailable
 from pomerium_agent.handoff.box import encode_raw
+from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
 from tests.fakes.clock import ManualClock
 from tests.fakes.private_ca import PrivateCa
@@ -25,11 +26,13 @@ ONE, OTHER = bytes(range(32)), bytes(range(32, 64))
 
 
 @asynccontextmanager
-async def asking(server: KeyServer, *pins: str) -> AsyncIterator[tuple[ServerKey, Latest[Site], ManualClock]]:
+async def asking(
+    server: KeyServer, *pins: str, health: Health | None = None
+) -> AsyncIterator[tuple[ServerKey, Latest[Site], ManualClock]]:
     clock = ManualClock()
     site = Latest(Site(login=Login(internal_url=server.url, server_keys=pins), shared_key=KEY))
     async with aiohttp.ClientSession() as http:
-        yield ServerKey(site, http, clock), site, clock
+        yield ServerKey(site, http, clock, health or Health()), site, clock
 
 
 async def test_it_is_asked_for_once_a_minute() -> None:
@@ -109,12 +112,49 @@ async def test_a_foreign_sender_does_not_make_us_ask_without_end() -> None:
         assert server.asked == 2
 
 
+async def test_an_outage_is_told_of_as_soon_as_it_begins_and_until_it_ends() -> None:
+    """N-11, authorize 23: logins go on with the key from before, and an operator should know that they soon may not."""
+    health = Health()
+    async with key_server(ONE) as server, asking(server, encode_raw(ONE), health=health) as (key, _, clock):
+        await key.current()
+        assert health.reports[Check.AUTHENTICATE].healthy
+        server.answers = 503
+        clock.jump(61)
+        assert await key.current() == ONE
+        assert "503" in health.reports[Check.AUTHENTICATE].error
+        server.answers = OTHER
+        clock.jump(61)
+        with pytest.raises(ProviderUnavailable):
+            await key.current()
+        assert "not among the allowed ones" in health.reports[Check.AUTHENTICATE].error
+        server.answers = ONE
+        clock.jump(61)
+        await key.current()
+
+        assert health.reports[Check.AUTHENTICATE].healthy
+
+
+async def test_what_another_flow_does_not_need_is_no_trouble_any_more() -> None:
+    """A service that is away, and then not configured any more."""
+    clock, health = ManualClock(), Health()
+    async with key_server() as server, aiohttp.ClientSession() as http:
+        server.answers = 503
+        site = Latest(Site(login=Login(internal_url=server.url), shared_key=KEY))
+        async with open_server_key(site, http, clock, health):
+            await clock.until_sleeping()
+            assert not health.reports[Check.AUTHENTICATE].healthy
+            site.set(Site(login=Login(flow=Flow.STATEFUL, internal_url=server.url), shared_key=KEY))
+            async for report in health.follow():
+                if report.check == Check.AUTHENTICATE and report.healthy:
+                    break
+
+
 async def test_it_is_ready_for_those_who_cannot_wait() -> None:
     """As soon as there is a configuration for the hosted flow, and renewed from then on."""
-    clock = ManualClock()
+    clock, health = ManualClock(), Health()
     async with key_server(ONE) as server, aiohttp.ClientSession() as http:
         site = Latest(Site())
-        async with open_server_key(site, http, clock) as key:
+        async with open_server_key(site, http, clock, health) as key:
             site.set(Site(login=Login(internal_url=server.url), shared_key=KEY))
             assert await _next(key.latest) == ONE
             await clock.until_sleeping()
@@ -127,6 +167,7 @@ async def test_it_is_ready_for_those_who_cannot_wait() -> None:
             await clock.advance(300)
 
             assert server.asked == asked
+            assert health.reports[Check.AUTHENTICATE].healthy
 
 
 async def test_a_service_whose_certificate_nobody_trusts_has_no_key(tmp_path: Path) -> None:
@@ -146,7 +187,7 @@ async def test_a_service_whose_certificate_nobody_trusts_has_no_key(tmp_path: Pa
             assert key.latest.value is None
         trusting = ssl.create_default_context(cadata=issued.authority.decode())
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting)) as http:
-            assert await ServerKey(site, http, clock).current() == ONE
+            assert await ServerKey(site, http, clock, Health()).current() == ONE
     finally:
         await server.close()
 

@@ -30,6 +30,18 @@ def test_hosts_of_this_cluster_and_no_others() -> None:
         assert not site.serves(host), host
 
 
+def test_what_stands_before_a_star_counts_as_much_as_what_stands_after_it() -> None:
+    """N-41: else a route for a few names of a domain would make every other name of it a place to send people to."""
+    hosts = ("https://app-*.example.com", "https://*-eu.example.org", "https://a.*.b.*.example.net", "https://*")
+    record = config("c", *(route(**{"from": host}, to=["http://127.0.0.1:1"]) for host in hosts))
+    site = build_site(compiled(record)[0], KEY)
+
+    for host in ("app-1.example.com", "APP-1.example.com:8443", "x-eu.example.org", "a.x.b.y.example.net"):
+        assert site.serves(host), host
+    for host in ("evil.example.com", "app-.example.com", "-eu.example.org", "x.example.net", "a.x.b.example.net", "x"):
+        assert not site.serves(host), host
+
+
 def test_a_route_with_a_client_of_its_own() -> None:
     """A-6, authenticate 3.9: its sessions count on its host's own pages."""
     record = config(

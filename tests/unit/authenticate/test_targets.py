@@ -12,7 +12,7 @@ from pomerium_agent.authenticate.targets import check_callback, check_page, chec
 from pomerium_agent.config.login import Login
 from pomerium_agent.errors import HandoffRejected
 
-SITE = Site(hosts=frozenset({"app.example.com", "odd.example.com:8443"}), wildcards=(".apps.example.com",))
+SITE = Site(hosts=frozenset({"app.example.com", "odd.example.com:8443"}), wildcards=("*.apps.example.com",))
 HOSTS = ["app.example.com", ".apps.example.com", "evil.net", "[", "]", "::1", ":443", ":x", "é", "ａ"]
 MARKS = ["https:", "http:", "javascript:", "//", "/", "\\", "@", "?", "#", "%2f", "%00", "\t", "\n", " ", ";", "&", ""]
 PIECES = st.sampled_from(HOSTS + MARKS)

@@ -161,7 +161,7 @@ async def test_cookies_on_lines_of_their_own_are_told_apart() -> None:
 
 
 async def test_a_handle_of_another_identity_provider_is_none() -> None:
-    """A-6: a service account has none and is not asked."""
+    """A-6, N-28: a service account has none and is not asked."""
     async with room(records=(*people_with_account(),)) as here:
         assert here.ask(headers=cookie("s-ada", idp_id="idp-2")).status == 302
         assert here.ask(headers=cookie("sa-1", idp_id="")).allowed
@@ -178,15 +178,16 @@ def people_with_account() -> tuple[Record, ...]:
     )
 
 
-async def test_a_bad_cookie_does_not_hide_a_good_header() -> None:
-    """W3."""
-    headers = {"cookie": "_pomerium=rubbish", "authorization": f"Pomerium {token('s-ada')}"}
+@pytest.mark.parametrize("bad", ["rubbish", token("s-gone"), token("s-mallory", idp_id="another")])
+async def test_a_bad_cookie_does_not_hide_a_good_header(bad: str) -> None:
+    """W3, and so not N-28's "the first source that is present decides": what nobody believes decides nothing."""
+    headers = {"cookie": f"_pomerium={bad}", "authorization": f"Pomerium {token('s-ada')}"}
     async with room() as here:
         assert here.ask(headers=headers).allowed
 
 
 async def test_while_the_store_is_silent_an_unknown_session_is_an_error_and_not_a_stranger() -> None:
-    """A-8: 503; who is known goes on."""
+    """A-8, N-30: 503; who is known goes on."""
     async with room() as here:
         here.stage.backend.cut()
         await here.stage.clock.advance(0)
@@ -198,7 +199,7 @@ async def test_while_the_store_is_silent_an_unknown_session_is_an_error_and_not_
 
 
 async def test_a_login_works_at_once_though_the_log_is_late() -> None:
-    """A-7: the version hint."""
+    """A-7, N-29: the version hint."""
     async with room() as here:
         here.stage.backend.lag()
         written = await here.stage.backend.put([people.session("s-new", "u-ada")])

@@ -144,7 +144,26 @@ async def test_the_query_is_not_logged_unless_it_is_asked_for() -> None:
 )
 def test_our_own_parameters_are_hidden(query: str, shown: str) -> None:
     """W10."""
-    assert redacted_query(query) == shown
+    assert redacted_query(query, "/") == shown
+
+
+@pytest.mark.parametrize("query", ["code={}&state={}", "k={}&q={}&x", "{}"])
+@pytest.mark.parametrize("path", ["/oauth2/callback", "/.pomerium/callback/", "/.pomerium/sign_in"])
+async def test_nothing_that_a_login_carries_is_in_the_log(path: str, query: str) -> None:
+    """N-33, A-34: a code of the provider and a sealed answer have names of one word."""
+    url = f"{path}?{query.format(SECRET, SECRET)}"
+    async with room(with_fields("path", "query", "headers")) as here:
+        with capture_logs() as logs:
+            here.ask(url, {":path": url, "referer": f"https://wiki.example.com:8443{url}"})
+            here.ask("/plain?code=1", {":path": "/plain?code=1", "referer": "https://wiki.example.com/?q=2"})
+
+    told, plain = [event for event in logs if event["event"] == "authorize check"]
+    assert SECRET not in str(told)
+    assert told["path"] == path
+    assert told["headers"][":path"].startswith(f"{path}?")
+    assert plain["query"] == "code=1"
+    assert plain["headers"][":path"] == "/plain?code=1"
+    assert plain["headers"]["Referer"] == "https://wiki.example.com/?q=2"
 
 
 async def test_a_denial_can_be_decided_again_by_its_request_id() -> None:

@@ -102,7 +102,7 @@ LOGIN = [
 async def test_only_a_browser_that_goes_somewhere_is_redirected(
     headers: dict[str, str], method: str, status: int
 ) -> None:
-    """A-13, A-15, W1."""
+    """A-13, A-15, N-12, W1."""
     async with room() as here:
         answer = here.ask(headers=headers, method=method)
 
@@ -111,7 +111,7 @@ async def test_only_a_browser_that_goes_somewhere_is_redirected(
 
 
 async def test_a_handle_in_the_query_is_not_redirected() -> None:
-    """A-13: even an invalid one."""
+    """A-13, N-12: even an invalid one."""
     async with room() as here:
         assert here.ask("/?pomerium_session=rubbish").status == 401
 

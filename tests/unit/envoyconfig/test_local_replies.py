@@ -42,11 +42,25 @@ def test_every_failure_has_an_answer_for_every_kind_of_client() -> None:
 
 
 def test_refusals_of_the_authorization_service_are_left_alone() -> None:
-    """Only UAEX together with 503 is ours to fill."""
-    for mapper in build_local_replies(snapshot().settings).mappers:
-        text = str(mapper.filter)
-        if "UAEX" in text:
-            assert "503" in text
+    """Only UAEX together with 503 is ours to fill, and of those none that says that it was answered."""
+    mine = [
+        list(mapper.filter.and_filter.filters)
+        for mapper in build_local_replies(snapshot().settings).mappers
+        if "UAEX" in str(mapper.filter)
+    ]
+
+    assert len(mine) == 4  # HTML, text, JSON and gRPC
+    for parts in mine:
+        inner = [part for each in parts for part in (each.and_filter.filters or [each])]
+        assert [
+            p.status_code_filter.comparison.value.default_value for p in inner if p.HasField("status_code_filter")
+        ] == [503]
+        said = [
+            (p.metadata_filter.matcher.value.bool_match, p.metadata_filter.match_if_key_not_found.value)
+            for p in inner
+            if [segment.key for segment in p.metadata_filter.matcher.path] == ["answered"]
+        ]
+        assert said == [(False, True)]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def independent_key(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> ECKe
 
 
 def test_the_default_key_is_derived_bit_by_bit() -> None:
-    """A-22: the test vector of authorize 13."""
+    """A-22, N-1: the test vector of authorize 13, which is V-7."""
     d = derive_signing_key(SECRET).private_numbers().private_value
 
     assert f"{d:064x}" == "c43bdade52f1252bb20436d5fd9abbb8e6befe69f9386216a3f70cf90835dcac"
@@ -58,7 +58,7 @@ def test_the_default_key_is_derived_bit_by_bit() -> None:
 async def test_an_independent_library_verifies_it_from_the_public_key(
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, alg: str
 ) -> None:
-    """A-21."""
+    """A-21, N-44."""
     made = Assertions(Signer(key)).make(await resolved(people.session("s", "u")), HOST, PLAIN, NOW)
     jwk = public_jwk(key)
     token = jwt.decode(made.jwt, independent_key(key), algorithms=[alg])

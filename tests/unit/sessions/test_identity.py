@@ -124,7 +124,7 @@ async def test_a_directory_user_without_groups_is_not_a_missing_one() -> None:
 async def test_a_session_is_valid_until_it_or_a_token_that_cannot_be_renewed_expires(
     times: dict[str, object], until: float | None
 ) -> None:
-    """P-9, authorize 5."""
+    """P-9, N-30, authorize 5."""
     found = await resolved(people.session("s", "u", **times))  # type: ignore[arg-type]  # a table of keywords
 
     assert (found.valid_until if found else None) == until

@@ -1,5 +1,7 @@
 """Ending sessions: tombstones, repetition, and who is a stranger afterwards."""
 
+from collections.abc import Callable
+
 import pytest
 
 from pomerium_agent.errors import DatabrokerUnavailable
@@ -7,11 +9,15 @@ from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import Cursor, unpack
 from pomerium_agent.sessions.entries import SESSION
 from pomerium_agent.sessions.identity import resolve
-from pomerium_agent.sessions.revoke import revoke_sessions, revoke_sessions_of, revoke_sessions_where
+from pomerium_agent.sessions.revoke import revoke_sessions, revoke_sessions_where
 from tests.fakes import session_records as people
 from tests.fakes.clock import settle
 from tests.fakes.session_records import NOW
 from tests.unit.sessions.stage import Stage
+
+
+def of_user(id: str) -> Callable[[session_pb2.Session], bool]:
+    return lambda session: session.user_id == id
 
 
 async def test_a_revoked_session_is_a_strangers_and_its_tombstone_says_whose_it_was() -> None:
@@ -42,7 +48,7 @@ async def test_revoking_again_does_nothing_and_writes_nothing() -> None:
     before = await stage.backend.server_info()
 
     assert await revoke_sessions(stage.backend, ["s"], now=NOW) == ()
-    assert await revoke_sessions_of(stage.backend, "u", now=NOW) == ()
+    assert await revoke_sessions_where(stage.backend, of_user("u"), now=NOW) == ()
     assert await stage.backend.server_info() == before
 
 
@@ -50,7 +56,7 @@ async def test_all_sessions_of_a_user_end_and_no_others() -> None:
     stage = Stage()
     await stage.put(*(people.session(f"s{number:03}", f"u{number % 2}") for number in range(450)))
 
-    revoked = await revoke_sessions_of(stage.backend, "u1", now=NOW)
+    revoked = await revoke_sessions_where(stage.backend, of_user("u1"), now=NOW)
 
     assert {each.user_id for each in revoked} == {"u1"}
     assert len(revoked) == 225
@@ -81,4 +87,4 @@ async def test_a_store_that_cannot_be_reached_is_no_success() -> None:
     with pytest.raises(DatabrokerUnavailable):
         await revoke_sessions(stage.backend, ["s"], now=NOW)
     with pytest.raises(DatabrokerUnavailable):
-        await revoke_sessions_of(stage.backend, "u", now=NOW)
+        await revoke_sessions_where(stage.backend, of_user("u"), now=NOW)

@@ -18,7 +18,7 @@ def named(presented: Presented) -> list[tuple[str, str]]:
 
 
 def test_every_source_is_found_in_the_order_of_the_specification() -> None:
-    """A-5, authorize 4.1."""
+    """A-5, N-28, authorize 4.1."""
     presented = found(
         [("authorization", "Bearer Pomerium-c"), ("x-pomerium-authorization", "b"), ("cookie", "_pomerium=a")],
         "x=1&pomerium_session=d",

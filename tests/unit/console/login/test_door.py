@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from pomerium_agent.console.login import desk
 from pomerium_agent.console.login.manage import unset_login
 from pomerium_agent.console.login.sessions import Sessions
 from pomerium_agent.handoff.proof import HEADER, make_proof
@@ -192,6 +193,26 @@ async def test_without_a_proof_nobody_is_answered(tmp_path: Path, how: str) -> N
             status, _ = await verify(stage, "access", {"accessToken": "x"}, secret, **options)
 
     assert status == 401
+
+
+async def test_a_cluster_has_a_budget_and_another_one_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """N-48."""
+    monkeypatch.setattr(desk, "PER_MINUTE_OF_CLUSTER", 3)
+    async with login_stage(tmp_path) as stage:
+        statuses = [(await verify(stage, "access", {}, stage.wiki.secret))[0] for _ in range(4)]
+        other, _ = await verify(stage, "access", {}, stage.shop.secret)
+
+    assert statuses == [400] * 3 + [429]
+    assert other == 400
+
+
+async def test_a_replica_may_ask_more_often_than_a_visitor_and_takes_nothing_from_them(tmp_path: Path) -> None:
+    """It asks for everybody who is signed in; visitors behind its address have a budget of their own."""
+    async with login_stage(tmp_path) as stage:
+        statuses = {(await verify(stage, "access", {}, None))[0] for _ in range(desk.PER_MINUTE + 1)}
+        visitor, _ = await get(stage, "/.pomerium/")
+
+    assert (statuses, visitor) == ({401}, 200)
 
 
 async def test_a_body_has_a_bound(tmp_path: Path) -> None:
