@@ -115,8 +115,8 @@ async def count_connections(database: Database) -> int:
 
 async def until_let_go(database: Database) -> None:
     async with asyncio.timeout(PATIENCE):
-        while await count_connections(database):
-            await asyncio.sleep(0.05)  # noqa: ASYNC110  # the server notices in its own time, and tells nobody
+        while await count_connections(database):  # noqa: ASYNC110  # the server sees it in its own time, and tells nobody
+            await asyncio.sleep(0.05)
 
 
 async def test_from_memory_to_a_database_a_file_and_another_database(postgres: Postgres, tmp_path: Path) -> None:
