@@ -145,6 +145,35 @@ async def test_from_memory_to_a_database_a_file_and_another_database(postgres: P
         ]
 
 
+async def test_no_write_is_lost_on_the_way_into_a_database_and_out_of_it(postgres: Postgres, tmp_path: Path) -> None:
+    """Each of three writers goes on all the while; what was confirmed is there at the end, and nothing else."""
+    written: dict[str, str] = {}
+    stop = asyncio.Event()
+
+    async def write(databroker: Databroker, name: str) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            id = f"{name}-{number % 20}"
+            await databroker.put([session(id, f"user-{number}")])
+            written[id] = f"user-{number}"
+            await asyncio.sleep(0)
+
+    async with postgres.database() as database:
+        async with house() as at, asyncio.TaskGroup() as group:
+            for name in ("a", "b", "c"):
+                group.create_task(write(at.databroker, name))
+            await at.change(database.url, "postgres")
+            await at.change(f"file://{tmp_path}", "file")
+            await at.change(database.url, "postgres")
+            stop.set()
+
+        async with house(database.url) as at:
+            _, records = await at.databroker.latest(SESSION)
+            expected = {id: session(id, user).data for id, user in written.items()}
+            assert {record.id: record.data for record in records} == expected
+
+
 async def test_a_new_string_for_the_same_database_copies_nothing(postgres: Postgres) -> None:
     """As with a new password or address: the same data set goes on, and its log has nothing new."""
     async with postgres.database() as database, house(database.url) as at:
