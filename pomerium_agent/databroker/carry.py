@@ -28,7 +28,8 @@ BATCH_RECORDS = 200
 BATCH_BYTES = 1024 * 1024  # (D-12)
 LEASE_TTL = timedelta(seconds=30)
 LOOK_AGAIN = 1.0  # seconds between looks whether another replica has brought the configuration in
-ENOUGH = 100  # changes that may be left for the moment in which nobody can write
+ENOUGH = 100  # records that may be left for the moment in which nobody can write
+ROUNDS = 20  # after which that moment comes anyway: writers may be faster than what we write to
 
 Key = tuple[str, str]
 
@@ -56,14 +57,15 @@ class Carrier:
         return here.server_version != (await self._new.server_info()).server_version
 
     async def copy(self) -> None:
-        """Everything, and then the changes until few are left."""
+        """Everything, and then the changes until few are left, or there is no getting there."""
         await self._copy_all()
-        while await self.catch_up() > ENOUGH:
-            pass
+        for _ in range(ROUNDS):
+            if await self.catch_up() <= ENOUGH:
+                break
         log.info("records taken along", records=self._carried)
 
     async def catch_up(self) -> int:
-        """What changed since; returns how much that was."""
+        """What changed since; returns how many records that were, however often each was written."""
         try:
             changes = await self._changes(self._cursor)
         except CursorExpired:  # cleared, or so long ago that the log forgot
@@ -74,7 +76,7 @@ class Carrier:
             await self._take(type, [change for change in newest.values() if change.type == type])
         if changes:
             self._cursor = Cursor(self._cursor.server_version, changes[-1].version)
-        return len(changes)
+        return len(newest)
 
     async def _copy_all(self) -> None:
         with _from_old():

@@ -2,25 +2,37 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.kinds import check_storage, storage_kind
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.databroker.sqlite import open_sqlite
+from pomerium_agent.databroker.storage_health import StorageHealth, StoreHealth
 from pomerium_agent.errors import SettingsError
 from pomerium_agent.runtime.clock import Clock
-from pomerium_agent.runtime.health import Health
+
+
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """What belongs to one open store; a database lives in `task` until `stop` is set."""
+
+    health: StoreHealth
+    stop: asyncio.Event | None = None
+    task: asyncio.Task[None] | None = None
 
 
 class Homes:
     """The stores that are open. `group` outlives them all; two are open while one takes over from the other."""
 
-    def __init__(self, group: asyncio.TaskGroup, clock: Clock, health: Health, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, group: asyncio.TaskGroup, clock: Clock, health: StorageHealth, environ: Mapping[str, str]
+    ) -> None:
         self._group = group
         self._clock = clock
         self._health = health
         self._environ = environ
-        self._databases: dict[int, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+        self._homes: dict[int, _Home] = {}
 
     async def open(self, connection: str | None) -> Backend:
         """Raises SettingsError for what cannot work, and DatabrokerUnavailable for a file that cannot be had now.
@@ -28,41 +40,53 @@ class Homes:
         A database that is not there yet is open all the same, and everything raises DatabrokerUnavailable until it is.
         """
         check_storage(connection, self._environ)
-        match storage_kind(connection):
+        kind = storage_kind(connection)
+        backend: Backend
+        match kind:
             case "file":
-                return await open_sqlite(connection or "", self._clock, self._health, self._environ)
+                home = _Home(self._health.of_store(kind))
+                backend = await open_sqlite(connection or "", self._clock, home.health, self._environ)
             case "postgres":
-                return await self._open_database(connection or "")
+                backend, home = await self._open_database(connection or "")
             case _:
-                return MemoryBackend(self._clock)
+                home = _Home(self._health.of_store(kind))
+                backend = MemoryBackend(self._clock)
+        self._homes[id(backend)] = home
+        return backend
+
+    def use(self, backend: Backend) -> None:
+        """It is the one that serves from now on, so its health is that of the storage."""
+        self._health.use(self._homes[id(backend)].health)
 
     async def close(self, backend: Backend) -> None:
         """Whoever still reads it is told that it is closed."""
-        living = self._databases.pop(id(backend), None)
-        if living is None:
+        home = self._homes.pop(id(backend))
+        if home.stop is None or home.task is None:
             await backend.close()
             return
-        stop, task = living
-        stop.set()
-        await asyncio.wait((task,))
+        home.stop.set()
+        await asyncio.wait((home.task,))
 
-    async def _open_database(self, connection: str) -> Backend:
+    async def _open_database(self, connection: str) -> tuple[Backend, _Home]:
         opened: asyncio.Future[Backend] = asyncio.get_running_loop().create_future()
         stop = asyncio.Event()
-        task = self._group.create_task(self._live(connection, opened, stop), name="databroker-database")
+        health = self._health.of_store("postgres", "the database has not answered yet")
+        living = self._live(connection, health, opened, stop)
+        task = self._group.create_task(living, name="databroker-database")
         try:
-            backend = await opened
+            return await opened, _Home(health, stop, task)
         except asyncio.CancelledError:
-            stop.set()
+            task.cancel()  # it may be waiting for a database that does not answer
+            await asyncio.wait((task,))
             raise
-        self._databases[id(backend)] = stop, task
-        return backend
 
-    async def _live(self, connection: str, opened: asyncio.Future[Backend], stop: asyncio.Event) -> None:
+    async def _live(
+        self, connection: str, health: StoreHealth, opened: asyncio.Future[Backend], stop: asyncio.Event
+    ) -> None:
         from pomerium_agent.databroker.postgres import open_postgres  # asyncpg takes its time, and few need it
 
         try:
-            async with open_postgres(connection, self._clock, self._health) as backend:
+            async with open_postgres(connection, self._clock, health) as backend:
                 if not opened.cancelled():
                     opened.set_result(backend)
                 await stop.wait()

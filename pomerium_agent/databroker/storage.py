@@ -13,6 +13,7 @@ from pomerium_agent.databroker.cleanup import run_cleanup
 from pomerium_agent.databroker.homes import Homes
 from pomerium_agent.databroker.kinds import storage_kind
 from pomerium_agent.databroker.sqlite.place import directory_of
+from pomerium_agent.databroker.storage_health import StorageHealth
 from pomerium_agent.databroker.switching import Databroker, Store
 from pomerium_agent.errors import Retryable, SettingsError
 from pomerium_agent.runtime.backoff import Backoff
@@ -42,15 +43,15 @@ async def open_databroker(
     environ = os.environ if environ is None else environ
     refused: SettingsError | None = None
     async with asyncio.TaskGroup() as group:
-        homes = Homes(group, clock, health, environ)
+        storage = StorageHealth(health)
+        homes = Homes(group, clock, storage, environ)
         try:
             name, backend = await _first(connection, homes, clock, health)
         except SettingsError as error:
             refused = error  # told as it is, and not as one of a group
         else:
-            change = _Change(name, Databroker(Store(backend)), homes, clock, health, environ)
-            if storage_kind(name) != "postgres":  # which says itself whether it can be reached
-                health.running(Check.STORAGE, backend=storage_kind(name))
+            homes.use(backend)
+            change = _Change(name, Databroker(Store(backend)), homes, clock, storage, environ)
             tasks = [
                 group.create_task(run_cleanup(change.databroker, clock, health), name="databroker-cleanup"),
                 group.create_task(rerun_on_change(connection, change.to), name="databroker-storage"),
@@ -58,7 +59,7 @@ async def open_databroker(
             try:
                 yield change.databroker
             finally:
-                health.terminating(Check.STORAGE)
+                storage.terminating()
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
@@ -90,7 +91,7 @@ class _Change:
         databroker: Databroker,
         homes: Homes,
         clock: Clock,
-        health: Health,
+        health: StorageHealth,
         environ: Mapping[str, str],
     ) -> None:
         self._homes = homes
@@ -104,7 +105,7 @@ class _Change:
         """Try until it is done, or another one is asked for. Meanwhile the old store goes on serving."""
         kind, before = storage_kind(name), storage_kind(self._name)
         if self._same(name):
-            self._health.running(Check.STORAGE, backend=before)
+            self._health.set_trouble("")
             return
         log.info("changing the databroker's storage", before=before, to=kind)
         backoff = Backoff()
@@ -126,15 +127,12 @@ class _Change:
                     reason=str(error),
                     retry_in=round(wait, 2),
                 )
-                self._health.failed(
-                    Check.STORAGE,
+                self._health.set_trouble(
                     f"records stay in {before} storage, since the {kind} storage that the control plane asks for "
-                    f"cannot take over: {error}",
-                    {"backend": before},
+                    f"cannot take over: {error}"
                 )
                 await self._clock.sleep(wait)
             else:
-                self._health.running(Check.STORAGE, backend=kind)
                 log.info("storage changed", before=before, to=kind)
                 return
 
@@ -181,4 +179,5 @@ class _Change:
 
     def _take_over(self, backend: Backend, name: str | None) -> None:
         self.databroker.replace(Store(backend))
+        self._homes.use(backend)
         self._name = name

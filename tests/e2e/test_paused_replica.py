@@ -1,7 +1,6 @@
 """A replica that is paused past its lease: another one does its work, and two never do it at once."""
 
 import asyncio
-import json
 import os
 import signal
 from typing import Any
@@ -9,10 +8,13 @@ from typing import Any
 import pytest
 
 from pomerium_agent.demo.playground import ReplicaAt
-from tests.e2e.world import CLUSTER, HELLO, eventually, open_world
-from tests.fakes.postgres import open_postgres_server
+from pomerium_agent.demo.processes import stop
+from tests.e2e.world import CLUSTER, HELLO, World, eventually, open_world
+from tests.fakes.postgres import Database, open_postgres_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+IDENTITY = "identity_manager"
 
 
 async def is_active(replica: ReplicaAt) -> bool:
@@ -22,8 +24,21 @@ async def is_active(replica: ReplicaAt) -> bool:
     return bool(manager["attributes"].get("role") == "active")
 
 
+async def serves(world: World, replica: ReplicaAt) -> bool:
+    return (await world.get(replica, "second")).status == 200
+
+
+async def holder_of(database: Database, lease: str) -> str | None:
+    """Who holds it now, by the clock of the database."""
+    async with database.connect() as connection:
+        found: str | None = await connection.fetchval(
+            "select id from pomerium.leases where name = $1 and expires_at > now()", lease
+        )
+    return found
+
+
 async def test_a_replica_that_was_paused_past_its_lease_does_not_take_it_back() -> None:
-    """D-31 to D-33, N-34: the other one takes over; who wakes up finds out before doing anything under the lease."""
+    """D-20, Z-29: another one takes over; who wakes up finds out, missed nothing, and can take over again."""
     with open_postgres_server() as postgres:
         async with postgres.database() as database, open_world() as world:
             storage = world.cluster.directory / "storage"
@@ -38,24 +53,27 @@ async def test_a_replica_that_was_paused_past_its_lease_does_not_take_it_back() 
                 await eventually("one of them is active", somebody)
                 paused, other = (one, two) if await is_active(one) else (two, one)
                 agent = (await paused.pids())["agent"]
+                before = await holder_of(database, IDENTITY)
                 os.kill(agent, signal.SIGSTOP)
                 try:
                     await eventually("the other one takes over", lambda: is_active(other), within=90)
                     assert (await world.get(other, "hello")).status == 200
-                    async with database.connect() as connection:
-                        holder = await connection.fetchval(
-                            "select id from pomerium.leases where name = 'identity_manager'"
-                        )
+                    holder = await holder_of(database, IDENTITY)
+                    assert holder not in (None, before)
+                    await world.apply(HELLO, HELLO.replace("hello.DOMAIN", "second.DOMAIN"))
+                    await eventually("the other one serves what is new", lambda: serves(world, other), within=60)
                 finally:
                     os.kill(agent, signal.SIGCONT)
 
                 async def woke_up_and_stood_back() -> bool:
+                    assert await holder_of(database, IDENTITY) == holder
                     return not await is_active(paused) and await is_active(other)
 
                 await eventually("the one that woke up stands back", woke_up_and_stood_back, within=60)
-                async with database.connect() as connection:
-                    assert holder == await connection.fetchval(
-                        "select id from pomerium.leases where name = 'identity_manager'"
-                    )
+                await eventually("it missed nothing that was applied", lambda: serves(world, paused))
+                assert await holder_of(database, IDENTITY) == holder
                 assert (await paused.pids())["agent"] == agent
-                assert json.dumps(await paused.status())
+
+                await stop(other.running.process)
+                await eventually("it takes over from who stops, before that lease expires", lambda: is_active(paused))
+                assert await holder_of(database, IDENTITY) not in (None, holder)

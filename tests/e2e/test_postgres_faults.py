@@ -146,6 +146,29 @@ async def test_a_server_that_crashes_and_comes_back() -> None:
     assert not any("Traceback" in str(log) for log in logs)
 
 
+async def test_a_server_that_is_away_for_half_a_minute() -> None:
+    """V2: however often it was tried in vain, it is found soon after it came back, and the health check says so."""
+    health = Health()
+    with capture_logs() as logs, open_postgres_server() as postgres:
+        async with (
+            postgres.database() as database,
+            open_databroker(Latest[str | None](database.url), SystemClock(), health) as backend,
+            under_load(backend),
+        ):
+            await asyncio.to_thread(postgres.server.stop)
+            await asyncio.sleep(30)
+            assert "database" in health.reports[Check.STORAGE].error
+            await asyncio.to_thread(postgres.server.start)
+            await until_back(backend)
+            async with asyncio.timeout(BACK):
+                async for report in health.follow():
+                    if report.check == Check.STORAGE and report.healthy:
+                        break
+
+    assert [log["event"] for log in logs].count("database out of reach") == 1
+    assert [log["event"] for log in logs].count("database reached") >= 1
+
+
 async def test_a_standby_takes_over() -> None:
     """A connection string with both; what was acknowledged is on the standby, since commits wait for it."""
     with open_postgres_server() as postgres:

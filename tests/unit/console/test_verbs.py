@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from pomerium_agent.cli.console import console_app
 from pomerium_agent.cli.console_options import default_data_dir
+from pomerium_agent.console.store import open_store
 from pomerium_agent.console.words import ago
 from pomerium_agent.errors import SettingsError
 from tests.fakes.console import QUICKSTART
@@ -65,6 +66,45 @@ def test_a_token_is_shown_once_and_a_storage_never() -> None:
         assert made["token"] not in said
         assert "hunter2" not in said
     assert json.loads(type_in("cluster", "show", "demo", "--json"))["storage"] == "postgres"
+
+
+def test_a_storage_is_read_from_a_file_without_its_last_line_break(tmp_path: Path) -> None:
+    """Z-23: so that no password is among the arguments; nothing that is said shows it."""
+    type_in("cluster", "create", "demo")
+    file = tmp_path / "storage"
+    file.write_text("postgres://ada:hunter2@db/agents\n")
+
+    assert "hunter2" not in type_in("cluster", "set-storage", "demo", "--from-file", str(file))
+
+    with open_store(tmp_path / "data", create=False) as store:
+        assert store.secrets(store.cluster("demo").id).storage == "postgres://ada:hunter2@db/agents"
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "complaint"),
+    [
+        ("", (), "storage"),
+        ("\n", (), "storage"),
+        ("mysql://ada:hunter2@db/agents\n", (), "storage"),
+        ("memory", ("memory",), "one of the two"),
+        (None, (), "cannot read"),
+    ],
+)
+def test_a_file_without_a_storage_is_refused_and_changes_nothing(
+    tmp_path: Path, content: str | None, words: tuple[str, ...], complaint: str
+) -> None:
+    """Z-23."""
+    type_in("cluster", "create", "demo", "--storage", "file:///var/lib/records")
+    file = tmp_path / "storage"
+    if content is not None:
+        file.write_text(content)
+
+    said = refused("cluster", "set-storage", "demo", *words, "--from-file", str(file))
+
+    assert complaint in said
+    assert "hunter2" not in said
+    with open_store(tmp_path / "data", create=False) as store:
+        assert store.secrets(store.cluster("demo").id).storage == "file:///var/lib/records"
 
 
 def test_a_rotated_token_is_another_one() -> None:

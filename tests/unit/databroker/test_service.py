@@ -329,6 +329,35 @@ async def test_a_reader_outlives_a_restart_with_its_records_and_not_one_without(
             assert await kinds(wire.call("SyncLatest")) == ["x", "versions"]
 
 
+async def test_no_stream_outlives_the_secret_that_it_was_opened_with() -> None:
+    """V16, D-2: who reads is sent away, and comes back in with a token of the new secret alone."""
+    clock, other_key = ManualClock(), bytes(32)
+    backend = MemoryBackend(clock)
+    await backend.put([session("a")])
+    cursor = {"server_version": (await backend.server_info()).server_version, "record_version": 0}
+
+    async with AsyncExitStack() as clients:
+        async with served(backend, clock) as service:
+            at = Listener(host="127.0.0.1", port=service.port.value)
+            before, after = [
+                await clients.enter_async_context(
+                    wire_client(
+                        at.authority,
+                        lambda key=key: sign(key, FAR_AWAY),  # type: ignore[misc]
+                        options={"grpc.initial_reconnect_backoff_ms": 50, "grpc.max_reconnect_backoff_ms": 50},
+                    )
+                )
+                for key in (KEY, other_key)
+            ]
+            reading = before.call("Sync", **cursor)
+            assert (await anext(aiter(reading))).record.id == "a"
+
+        async with served(backend, clock, listener=at, key=other_key):
+            assert (await refusal(reading))[0] is Code.UNAVAILABLE
+            assert await refusal(before.wait_for("Sync", **cursor)) == (Code.UNAUTHENTICATED, "invalid JWT")
+            assert await kinds(after.wait_for("Sync", **cursor, wait=False)) == ["a"]
+
+
 # Options, leases, checkpoints
 
 
