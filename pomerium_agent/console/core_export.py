@@ -78,7 +78,10 @@ class _Writer:
             if name in SETTINGS_COMPUTED or name in LEFT_OUT or name == "console_login_keys":
                 self.notes.append(f"settings: {name} is left out: it is decided elsewhere")
             elif name == "certificates":
-                written |= _certificates(settings)
+                try:
+                    written |= _certificates(settings)
+                except _Unsayable as error:
+                    self.notes.append(f"settings: certificates are left out: {error}")
             elif name == "metrics_certificate":
                 written["metrics_certificate"] = _base64(value.cert_bytes)
                 written["metrics_certificate_key"] = _base64(value.key_bytes)
