@@ -57,7 +57,8 @@ def compare_access(
     old: config_pb2.Config, new: config_pb2.Config, labels: dict[str, str], now: datetime
 ) -> tuple[AccessChange, ...]:
     """The routes where somebody gains or loses. `labels` names those to look at, by id."""
-    before, after = _policies(old, now), _policies(new, now)
+    cache = CompileCache()  # shared, so that policies that are equal are one
+    before, after = _policies(old, now, cache), _policies(new, now, cache)
     scripts = _scripts(old), _scripts(new)
     changes = []
     for route_id, label in labels.items():
@@ -71,6 +72,8 @@ def compare_access(
 
 def compare_policies(route_id: str, label: str, old: RoutePolicy, new: RoutePolicy) -> AccessChange | None:
     """Put everybody they speak of before both. None when one of them is written in Rego."""
+    if old == new:
+        return AccessChange(route_id, label)
     people, more = people_of(old, new)
     gains: list[tuple[Person, Admission]] = []
     loses: list[tuple[Person, Admission]] = []
@@ -121,10 +124,10 @@ def _wider(person: Person, *, gained: bool) -> Iterable[Person]:
             yield Person(traits=(type(trait)("domain", value=domain),))
 
 
-def _policies(config: config_pb2.Config, now: datetime) -> dict[str, RoutePolicy]:
+def _policies(config: config_pb2.Config, now: datetime, cache: CompileCache) -> dict[str, RoutePolicy]:
     """The policies of every route, as a replica reads them; one that serves nothing lets nobody in."""
     try:
-        snapshot, _ = compile_snapshot(build_records(config, None), now=now, cache=CompileCache(), read_file=None)
+        snapshot, _ = compile_snapshot(build_records(config, None), now=now, cache=cache, read_file=None)
     except ConfigRejected:
         return {}
     return {route.id: _policy(route) for route in snapshot.routes}

@@ -32,6 +32,14 @@ FILE_FIELDS = (
     "tls_downstream_client_ca_file",
     "kubernetes_service_account_token_file",
 )
+# Fields that stand for something that another control plane keeps.
+REFERENCES = (
+    "policy_ids",
+    "tls_custom_ca_key_pair_id",
+    "tls_client_key_pair_id",
+    "tls_downstream_client_ca_key_pair_id",
+    "kubernetes_service_account_token_key_pair_id",
+)
 _POLICY_COMPUTED = (
     "namespace_id",
     "namespace_name",
@@ -78,7 +86,10 @@ class _Writer:
             if name in SETTINGS_COMPUTED or name in LEFT_OUT or name == "console_login_keys":
                 self.notes.append(f"settings: {name} is left out: it is decided elsewhere")
             elif name == "certificates":
-                written |= _certificates(settings)
+                try:
+                    written |= _certificates(settings)
+                except _Unsayable as error:
+                    self.notes.append(f"settings: certificates are left out: {error}")
             elif name == "metrics_certificate":
                 written["metrics_certificate"] = _base64(value.cert_bytes)
                 written["metrics_certificate_key"] = _base64(value.key_bytes)
@@ -93,11 +104,12 @@ class _Writer:
             name = each.name
             if name == "id" and value == match_hash(route):
                 continue  # it is made again from what the route matches
+            if name in REFERENCES or name in FILE_FIELDS:
+                what = "refers to what is kept elsewhere" if name in REFERENCES else "names a file of another machine"
+                self.notes.append(f"route {label} is left out: {name} {what}")
+                return None
             if name in ("policies", *ROUTE_COMPUTED):
                 continue
-            if name in FILE_FIELDS:
-                self.notes.append(f"route {label} is left out: {name} names a file of another machine")
-                return None
             self.put(written, each, value, f"route {label}")
         try:
             policy = self.policy(route, label)
@@ -110,8 +122,6 @@ class _Writer:
 
     def policy(self, route: config_pb2.Route, label: str) -> Plain:
         """All policies of a route as one: a rule is a rule, in whichever of them it stands (policy 3.2)."""
-        if route.policy_ids:
-            raise _Unsayable("it refers to policies that are kept elsewhere")
         rules: list[Plain] = []
         for policy in route.policies:
             names = [each.name for each, _ in policy.ListFields()]

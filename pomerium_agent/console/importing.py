@@ -12,7 +12,7 @@ from pomerium_agent.config.compile import compile_snapshot
 from pomerium_agent.console.bundle import build_records
 from pomerium_agent.console.clusters import publish
 from pomerium_agent.console.core_config import match_hash
-from pomerium_agent.console.core_export import FILE_FIELDS
+from pomerium_agent.console.core_export import FILE_FIELDS, REFERENCES
 from pomerium_agent.console.core_keys import LEFT_OUT, SETTINGS_COMPUTED
 from pomerium_agent.console.diff import route_label
 from pomerium_agent.console.store import Cluster, Conflict, Store
@@ -26,16 +26,9 @@ MOST_WARNINGS = 200
 MOST_REASONS = 20
 MAX_HINT = 64  # characters of a hint that are kept
 HINTS = ("systemType", "hostname", "kubernetesNamespace", "argv0", "configArg")
-# What another control plane computed, and what stands for something that it keeps.
+# What another control plane computed.
 _COMPUTED = ("namespace_id", "namespace_name", "originator_id", "created_at", "modified_at")
 _COMPUTED_TOO = ("enforced_policies", "assigned_policies")
-_REFERENCES = (
-    "policy_ids",
-    "tls_custom_ca_key_pair_id",
-    "tls_client_key_pair_id",
-    "tls_downstream_client_ca_key_pair_id",
-    "kubernetes_service_account_token_key_pair_id",
-)
 _SETTINGS_REFERENCES = tuple(name for name in SETTINGS_COMPUTED if "key_pair_id" in name)
 
 
@@ -142,7 +135,7 @@ def _refusals(config: config_pb2.Config) -> Iterator[str]:
         for name in names:
             if name in FILE_FIELDS:
                 yield f"route {route_label(route)}: {name} names a file of your machine; send what is in it"
-            elif name in _REFERENCES:
+            elif name in REFERENCES:
                 yield f"route {route_label(route)}: {name} refers to what another control plane keeps"
     for each, _ in config.settings.ListFields():
         if each.name in _SETTINGS_REFERENCES:

@@ -1,6 +1,7 @@
 """Where the names of clusters lead: addresses that replicas call from, and those that an operator says instead."""
 
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
@@ -13,6 +14,7 @@ from pomerium_agent.pb.pomerium import config_pb2
 
 DETECTED = "detected"  # the word that takes an address back
 TTL = 60  # seconds that resolvers keep an answer
+_NAME = re.compile(r"[a-z0-9*_-]+(\.[a-z0-9*_-]+)*")
 _NO_DNS_NEEDED = (".localhost",)
 
 
@@ -127,8 +129,12 @@ def zone_lines(cluster: Cluster, place: Place, serial: int) -> Iterator[str]:
 
 def names_of(cluster: Cluster, config: config_pb2.Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Hosts at or below the starter domain, of routes and of the login; and those with a wildcard in them."""
+    # Strictly names: whoever sends a configuration must not write other lines into somebody's hosts file.
     urls = [getattr(route, "from") for route in config.routes] + [config.settings.authenticate_service_url]
-    hosts = {cluster.domain, *(host for url in urls if (host := _host(url)) and _below(host, cluster.domain))}
+    hosts = {
+        cluster.domain,
+        *(host for url in urls if _NAME.fullmatch(host := _host(url)) and _below(host, cluster.domain)),
+    }
     return tuple(sorted(host for host in hosts if "*" not in host)), tuple(
         sorted(host for host in hosts if "*" in host)
     )

@@ -1,5 +1,6 @@
 """Whether somebody gets in by who they are alone; and the people that policies speak of. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from pomerium_agent.policy.facts import STRANGER, Facts, Identity, Request
 from pomerium_agent.policy.route import RoutePolicy
 
 MOST = 4_000  # people whom one policy is asked about
+FEWEST = 100
+MOST_CHECKS = 2_000_000  # criteria that are looked at for that, which takes a second or two
 MOST_OF_A_BLOCK = 200  # ways to be let in by one list of criteria that all have to hold
 SIGNED_IN = Identity(present=True, session_id=SOMEBODY, user_id=SOMEBODY, groups=())
 # For the kinds of change that make somebody; the others take something away.
@@ -102,17 +105,33 @@ def _personal(criterion: Criterion) -> bool:
 
 
 def people_of(*routes: RoutePolicy) -> tuple[tuple[Person, ...], bool]:
-    """Everybody the policies of these routes speak of, each once; and whether there are more than that."""
-    found: dict[Person, None] = dict.fromkeys((ANYBODY, EVERYBODY))
-    policies = [script.policy for route in routes for script in route.scripts if isinstance(script.policy, Policy)]
-    allowed = list(dict.fromkeys(each for policy in policies for block in policy.allow for each in _of_block(block)))
-    found.update(dict.fromkeys(Person(traits=traits) for traits in islice(allowed, MOST)))
-    denied = list(dict.fromkeys(each for policy in policies for block in policy.deny for each in _of_block(block)))
+    """Everybody the policies of these routes speak of, each once; and whether there are more than could be asked about.
+
+    Those whom only some of the routes speak of come first: with them, something has changed.
+    """
+    spoken = [_spoken_of(route) for route in routes]
+    counts = Counter(person for people, _ in spoken for person in people)
+    ordered = sorted(counts, key=lambda person: counts[person] == len(routes))
+    criteria = sum(len(block.criteria) for route in routes for block in _blocks(route))
+    room = min(MOST, max(FEWEST, MOST_CHECKS // max(criteria, 1)))
+    found = tuple(dict.fromkeys((ANYBODY, EVERYBODY, *ordered)))
+    return found[:room], len(found) > room or any(more for _, more in spoken)
+
+
+def _blocks(route: RoutePolicy) -> list[PreparedBlock]:
+    policies = [script.policy for script in route.scripts if isinstance(script.policy, Policy)]
+    return [block for policy in policies for block in (*policy.allow, *policy.deny)]
+
+
+def _spoken_of(route: RoutePolicy) -> tuple[dict[Person, None], bool]:
+    policies = [script.policy for script in route.scripts if isinstance(script.policy, Policy)]
+    allowed = dict.fromkeys(each for policy in policies for block in policy.allow for each in _of_block(block))
+    denied = dict.fromkeys(each for policy in policies for block in policy.deny for each in _of_block(block))
     # Whom a rule turns away is only of interest if another would let them in.
     both = ((*traits, *more) for more in denied for traits in ((), *allowed) if not set(more) & set(traits))
-    room = max(MOST - len(found), 0)
-    found.update(dict.fromkeys(Person(traits=traits) for traits in islice(both, room) if _possible(traits)))
-    return tuple(found)[:MOST], len(allowed) + len(denied) * (len(allowed) + 1) > MOST
+    found = dict.fromkeys(Person(traits=traits) for traits in allowed)
+    found.update(dict.fromkeys(Person(traits=traits) for traits in islice(both, MOST) if _possible(traits)))
+    return found, len(denied) * (len(allowed) + 1) > MOST
 
 
 def _possible(traits: tuple[Change, ...]) -> bool:

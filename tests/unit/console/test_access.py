@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 
 from pomerium_agent.console.compare import Comparison, compare
 from pomerium_agent.console.core_config import parse_core_config
+from pomerium_agent.console.core_export import export_core
 from pomerium_agent.pb.pomerium import config_pb2
-from pomerium_agent.policy.admission import EVERYBODY, Admission, admission, people_of
-from pomerium_agent.policy.legacy import RouteRules
-from pomerium_agent.policy.route import build_route_policy
 from tests.fakes.client_certificates import root
 from tests.fakes.console import NOW
 
@@ -174,12 +172,26 @@ def test_what_one_way_gains_the_other_way_loses(one: list[str], other: list[str]
     assert [bool(each.gains) for each in there] == [bool(each.loses) for each in back]
 
 
-def test_many_people_are_not_asked_for_ever() -> None:
-    users = tuple(f"u{number}@example.com" for number in range(10_000))
-    route, _ = build_route_policy(RouteRules(allowed_users=users), source="test")
+def test_of_many_people_those_who_changed_are_asked_first() -> None:
+    users = [f"u{number}@example.com" for number in range(10_000)]
+    before = config(f"allowed_users: [{', '.join(users)}]")
+    after = config(f"allowed_users: [{', '.join([*users[1:], 'new@example.com'])}]")
 
-    people, more = people_of(route)
+    (change,) = compare(before, after, NOW).access
 
-    assert more
-    assert len(people) <= 4_000
-    assert admission(route, EVERYBODY.identity) is Admission.NEVER
+    assert set(change.gains) == {"new@example.com", "the user new@example.com"}
+    assert set(change.loses) == {"u0@example.com", "the user u0@example.com"}
+    assert "more people" in change.note
+    after = config(f"allowed_users: [{', '.join(users)}], timeout: 1s")
+    assert compare(before, after, NOW).access == ()
+
+
+def test_certificates_that_are_no_text_do_not_stop_an_export() -> None:
+    settings = config_pb2.Settings(log_level="info")
+    for _ in range(2):
+        settings.certificates.add(cert_bytes=b"\xff", key_bytes=b"\xff")
+
+    exported = export_core(config_pb2.Config(settings=settings))
+
+    assert exported.text == "log_level: info\n"
+    assert exported.notes == ("settings: certificates are left out: it is not text",)

@@ -115,6 +115,7 @@ def test_several_policies_become_one_with_all_their_rules() -> None:
         (config_pb2.Route(policies=[config_pb2.Policy(source_ppl='{"deny":{},"deny":{}}')]), "a key twice"),
         (config_pb2.Route(policies=[config_pb2.Policy(source_ppl="[")]), "neither JSON nor YAML"),
         (config_pb2.Route(policy_ids=["p"]), "kept elsewhere"),
+        (config_pb2.Route(tls_downstream_client_ca_key_pair_id="k"), "kept elsewhere"),
         (config_pb2.Route(tls_downstream_client_ca_file="/ca.pem"), "file of another machine"),
     ],
 )

@@ -37,6 +37,7 @@ routes:
 - {from: https://APP.demo.example.com:8443, to: http://b}
 - {from: "https://*.x.demo.example.com", to: http://c}
 - {from: https://elsewhere.example.com, to: http://d}
+- {from: "https://bank.example.com x.demo.example.com", to: http://f}
 - {from: https://notdemo.example.com, to: http://e}
 """
 
