@@ -1,0 +1,120 @@
+"""The manifests: valid to the letter of the API, and in agreement with one another and with the agent."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from pomerium_agent.settings import read_settings
+
+K8S = Path(__file__).parents[3] / "k8s"
+VERSIONS = ("1.29", "1.37")  # the oldest that is looked at, and the newest that the schemas are of
+
+
+def documents(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted((K8S / folder).glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            if document["kind"] not in ("Kustomization", "Component"):
+                yield f"{folder}/{path.name}:{document['kind']}", document
+
+
+BASE = {document["kind"]: document for _, document in documents("base")}
+POD = BASE["Deployment"]["spec"]["template"]["spec"]
+CONTAINER = POD["containers"][0]
+ENV: Mapping[str, str] = {entry["name"]: entry.get("value", "somewhere") for entry in CONTAINER["env"]}
+MOUNTS = {mount["mountPath"]: mount["name"] for mount in CONTAINER["volumeMounts"]}
+SECRETS = {v["name"]: v["secret"]["secretName"] for v in POD["volumes"] if "secret" in v}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "document", [pytest.param(d, id=name) for folder in ("base", "example") for name, d in documents(folder)]
+)
+def test_every_document_is_what_the_api_takes(document: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_schemas_would_tell() -> None:
+    broken = BASE["Service"] | {"spec": BASE["Service"]["spec"] | {"ports": [{"port": "https", "portt": 443}]}}
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("folder", ["base", "example", "postgresql"])
+def test_a_kustomization_names_files_that_are_there_and_all_of_them(folder: str) -> None:
+    said = yaml.safe_load((K8S / folder / "kustomization.yaml").read_text())
+    named = said.get("resources", []) + [patch["path"] for patch in said.get("patches", [])]
+
+    assert all((K8S / folder / name).exists() for name in named)
+    there = {path.name for path in (K8S / folder).glob("*.yaml")} - {"kustomization.yaml"}
+    assert there == {name for name in named if not name.startswith("..")}
+
+
+def test_the_agent_can_work_with_what_it_is_told(tmp_path: Path) -> None:
+    """Z-28, W6: the variables of the pod pass the checks of a start, and the secret they write is the one they may."""
+    namespace = "pomerium"
+    environ = {name: value.replace("$(POD_NAMESPACE)", namespace) for name, value in ENV.items()}
+    token = tmp_path / "token"
+    token.write_text("a-token\n")
+    settings = read_settings(environ | {"POMERIUM_ZERO_TOKEN_FILE": str(token)})
+
+    (rule,) = BASE["Role"]["rules"]
+    assert settings.bootstrap_writeback == f"secret://{namespace}/{rule['resourceNames'][0]}/bootstrap.dat"
+    assert BASE["Secret"]["metadata"]["name"] == rule["resourceNames"][0]
+    assert sorted(rule["verbs"]) == ["get", "patch"]
+    assert BASE["RoleBinding"]["subjects"][0]["name"] == POD["serviceAccountName"]
+    assert POD["automountServiceAccountToken"] is True
+
+
+def test_files_that_the_agent_reads_are_mounted_where_it_looks() -> None:
+    for variable in ("POMERIUM_ZERO_TOKEN_FILE", "BOOTSTRAP_CONFIG_FILE"):
+        assert str(Path(ENV[variable]).parent) in MOUNTS
+    assert SECRETS[MOUNTS[str(Path(ENV["BOOTSTRAP_CONFIG_FILE"]).parent)]] == BASE["Secret"]["metadata"]["name"]
+    generated = yaml.safe_load((K8S / "example/kustomization.yaml").read_text())["secretGenerator"][0]
+    assert SECRETS[MOUNTS[str(Path(ENV["POMERIUM_ZERO_TOKEN_FILE"]).parent)]] == generated["name"]
+    assert generated["files"][0].partition("=")[0] == Path(ENV["POMERIUM_ZERO_TOKEN_FILE"]).name
+
+
+def test_ports_probes_and_selectors_meet() -> None:
+    ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
+    assert {
+        int(ENV[name].rpartition(":")[2]) for name in ("ADDRESS", "HTTP_REDIRECT_ADDR", "HEALTH_CHECK_ADDR")
+    } == set(ports.values())
+    assert all(port > 1023 for port in ports.values())
+    assert {port["targetPort"] for port in BASE["Service"]["spec"]["ports"]} == {"https", "http"}
+    allowed = BASE["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
+    assert {port["port"] for port in allowed} == {"https", "http"}
+    assert [CONTAINER[p]["httpGet"]["path"] for p in ("startupProbe", "readinessProbe", "livenessProbe")] == [
+        "/startupz",
+        "/readyz",
+        "/healthz",
+    ]
+    labels = BASE["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert BASE["Service"]["spec"]["selector"] == labels
+    for kind, place in (
+        ("Deployment", "selector"),
+        ("PodDisruptionBudget", "selector"),
+        ("NetworkPolicy", "podSelector"),
+    ):
+        assert BASE[kind]["spec"][place]["matchLabels"] == labels
+
+
+def test_the_pod_meets_the_restricted_standard() -> None:
+    """What `pod-security.kubernetes.io/enforce: restricted` asks for, and a root that stays as it is."""
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert POD["securityContext"]["runAsUser"] > 0
+    assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert CONTAINER["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_no_secret_stands_in_a_manifest() -> None:
+    assert "data" not in BASE["Secret"]
+    assert "stringData" not in BASE["Secret"]
