@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pomerium_agent.cli.console_backup import backup
 from pomerium_agent.cli.console_login import login_app
 from pomerium_agent.cli.console_options import AsJson, DataDir, default_data_dir, utc_now
 from pomerium_agent.cli.console_places import hosts, set_address
@@ -23,6 +24,7 @@ cluster_app = typer.Typer(help="Clusters: one token, one configuration, any numb
 console_app.add_typer(cluster_app, name="cluster")
 console_app.add_typer(login_app, name="login")
 console_app.add_typer(service_account_app, name="service-account")
+console_app.command("backup")(backup)
 console_app.command("export")(export_cluster)
 console_app.command("hosts")(hosts)
 cluster_app.command("set-address")(set_address)

@@ -193,6 +193,12 @@ class Database:
         """A number that changes when another connection has written."""
         return int(self.read("PRAGMA data_version")[0][0])
 
+    def copy_into(self, target: sqlite3.Connection) -> None:
+        """All of it, as it is at one moment, into another database. Raises sqlite3.Error."""
+        with self._lock:
+            self._connection.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")  # one file, without others beside it
+
     def close(self) -> None:
         """Close, once whoever still works in another thread is done: SQLite does not survive less."""
         with self._lock:
