@@ -271,8 +271,11 @@ async def test_a_waiting_reader_of_a_quiet_type_outlives_the_clean_up_of_others(
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(first(1, store.backend.changes(cursor, SESSION)))
             for _ in range(3):
+                before = await end(store.backend)
                 await store.backend.put([user("u")])
-                await settle()
+                await first(1, store.backend.changes(before))  # it was heard of, and whoever waits was woken
+                for _ in range(5):  # a server takes its time: they looked before us, and have seen what we see
+                    await so_far(store.backend, before)
                 store.clock.jump(2 * HOUR)
                 await store.backend.clean_up()
             await store.backend.put([session("s")])
