@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import aiohttp
 
@@ -117,7 +116,9 @@ class Drill:
         new.replace(self.token_file)
         async with asyncio.timeout(NEWS_SECONDS):
             for name in self.ports:
-                while not await self._uses(name, fingerprint(token)):
+                while True:
+                    if await self._uses(name, fingerprint(token)):
+                        break
                     await asyncio.sleep(PAUSE)  # other processes: there is nothing to be woken by
 
     async def _uses(self, name: str, wanted: str) -> bool:
