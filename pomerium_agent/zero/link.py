@@ -126,14 +126,17 @@ async def _run_with_each_token(
     """The stream and the bootstrap loop, begun anew with another token. Nothing that serves visitors stands on them."""
     sealed_with = token.current.value
 
-    async def under(present: Secret) -> None:
+    async def keep_bootstrap(present: Secret) -> None:
         nonlocal sealed_with
         if present != sealed_with:
             await bootstrap.reseal(token.secrets.value.file_key)
             sealed_with = present
+        await standing.while_welcome(bootstrap.run)
+
+    async def under(present: Secret) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(standing.while_welcome(stream.run), name="connect")
-            group.create_task(standing.while_welcome(bootstrap.run), name="bootstrap")
+            group.create_task(keep_bootstrap(present), name="bootstrap")
 
     await rerun_on_change(token.current, under)
 

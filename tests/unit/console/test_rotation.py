@@ -1,6 +1,7 @@
 """A token rotated with an overlap: both are good until then, and the console says who still uses the old one."""
 
 import json
+import math
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import grpc
 import pytest
 
 from pomerium_agent.console.clusters import create_cluster, rotate_token
+from pomerium_agent.console.nudges import Numbers
 from pomerium_agent.console.rotation import MAX_OVERLAP, read_overlap
 from pomerium_agent.console.status import read_status
 from pomerium_agent.console.store import open_store
@@ -48,7 +50,7 @@ async def test_both_tokens_open_the_same_bootstrap_until_the_overlap_is_over(tmp
             assert answer.status == 401
 
 
-async def test_the_stream_of_an_old_token_ends_with_the_overlap_and_not_before(tmp_path: Path) -> None:
+async def test_the_stream_of_an_old_token_ends_with_the_overlap(tmp_path: Path) -> None:
     """Z-66."""
     clock = ManualClock()
     async with visited_console(tmp_path, clock=clock) as visit:
@@ -147,3 +149,13 @@ def test_what_is_no_overlap_is_refused_in_words(text: str) -> None:
     assert timedelta(days=30) == MAX_OVERLAP
     with pytest.raises(SettingsError, match="--overlap"):
         read_overlap(text)
+
+
+def test_a_stream_lasts_as_long_as_the_token_behind_it() -> None:
+    numbers = Numbers(1, 0, 1, generation=3, old_generation=2, old_until=NOW + HOUR)
+
+    assert numbers.seconds_good(3, NOW) == math.inf
+    assert numbers.seconds_good(2, NOW) == 3600
+    assert numbers.seconds_good(2, NOW + 2 * HOUR) == 0
+    assert numbers.seconds_good(1, NOW) == 0
+    assert Numbers.of(None).seconds_good(1, NOW) == 0
