@@ -45,6 +45,28 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSource:
+    """Where this machine says the cluster token; the environment of a running process never says another one."""
+
+    name: str = "POMERIUM_ZERO_TOKEN"
+    file: Path | None = None  # that holds it and nothing else
+    config_file: Path | None = None  # that holds it under the key pomerium_zero_token
+
+    @property
+    def rereadable(self) -> bool:
+        return self.file is not None or self.config_file is not None
+
+    def read(self, environ: Mapping[str, str] | None = None) -> Secret:
+        """The token as it is said now, byte for byte (Z-3). Raises SettingsError."""
+        env = os.environ if environ is None else environ
+        if self.file is not None:
+            return _checked_token(_token_file(self.name, self.file), str(self.file))
+        if self.config_file is not None:
+            return _checked_token(_token_from_config(self.config_file), str(self.config_file))
+        return _checked_token(env.get("POMERIUM_ZERO_TOKEN", ""), self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Local:
     """What belongs to this machine and may be said here even though a control plane manages the rest."""
 
@@ -62,6 +84,7 @@ class Settings:
     """Everything the agent and its keeper need before they know anything else."""
 
     token: Secret
+    token_source: TokenSource = TokenSource()
     cluster_api: str = DEFAULT_CLUSTER_API
     connect: Endpoint
     otel: Endpoint
@@ -82,8 +105,10 @@ def read_settings(environ: Mapping[str, str] | None = None, config_file: Path | 
     """
     env = os.environ if environ is None else environ
     bootstrap_file = _bootstrap_file(env)
+    token_source = _token_source(env, config_file)
     return Settings(
-        token=_token(env, config_file),
+        token=token_source.read(env),
+        token_source=token_source,
         cluster_api=_cluster_api(env.get("CLUSTER_API_ENDPOINT") or DEFAULT_CLUSTER_API),
         connect=_grpc_endpoint("CONNECT_SERVER_ENDPOINT", env.get("CONNECT_SERVER_ENDPOINT") or DEFAULT_CONNECT),
         otel=_grpc_endpoint("POMERIUM_OTEL_ENDPOINT", env.get("POMERIUM_OTEL_ENDPOINT") or DEFAULT_OTEL),
@@ -98,18 +123,20 @@ def read_settings(environ: Mapping[str, str] | None = None, config_file: Path | 
     )
 
 
-def _token(env: Mapping[str, str], config_file: Path | None) -> Secret:
-    """The cluster token, byte for byte as configured (Z-3); only files lose their final newline."""
+def _token_source(env: Mapping[str, str], config_file: Path | None) -> TokenSource:
+    """Which of the places decides; files lose their final newline, and nothing else is changed (Z-3)."""
     if "POMERIUM_ZERO_TOKEN" in env:  # present decides, even when empty (Z-1)
-        token, where = env["POMERIUM_ZERO_TOKEN"], "POMERIUM_ZERO_TOKEN"
-    elif env.get("POMERIUM_ZERO_TOKEN_FILE"):
-        where = env["POMERIUM_ZERO_TOKEN_FILE"]
-        token = _token_file("POMERIUM_ZERO_TOKEN_FILE", Path(where))
-    elif env.get("CREDENTIALS_DIRECTORY") and (Path(env["CREDENTIALS_DIRECTORY"]) / "pomerium_zero_token").exists():
-        where = "the systemd credential pomerium_zero_token"
-        token = _token_file(where, Path(env["CREDENTIALS_DIRECTORY"]) / "pomerium_zero_token")
-    else:
-        token, where = _token_from_config(config_file), str(config_file)
+        return TokenSource()
+    if env.get("POMERIUM_ZERO_TOKEN_FILE"):
+        return TokenSource(name="POMERIUM_ZERO_TOKEN_FILE", file=Path(env["POMERIUM_ZERO_TOKEN_FILE"]))
+    if env.get("CREDENTIALS_DIRECTORY"):
+        credential = Path(env["CREDENTIALS_DIRECTORY"]) / "pomerium_zero_token"
+        if credential.exists():
+            return TokenSource(name="the systemd credential pomerium_zero_token", file=credential)
+    return TokenSource(name=str(config_file), config_file=config_file) if config_file else TokenSource()
+
+
+def _checked_token(token: str, where: str) -> Secret:
     if not token:
         raise SettingsError(
             "no cluster token: set POMERIUM_ZERO_TOKEN, or POMERIUM_ZERO_TOKEN_FILE to a file that holds it, "

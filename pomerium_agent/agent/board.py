@@ -39,6 +39,10 @@ class Board:
             "version": self.version,
             "instance": self.instance,
             "pids": {"keeper": self.keeper_pid, "agent": os.getpid(), "envoy": self.envoy_pid.value},
+            "token": {
+                "fingerprint": self.link.token.fingerprint if self.link else "",
+                "source": self.link.token.source.name if self.link else "",
+            },
             "connected": bool(self.link and self.link.connection.value.connected),
             "ready": self.ready,
             "config": {

@@ -25,6 +25,8 @@ from pomerium_agent.errors import EnvoyUnavailable
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.sessions.signer import Signer
+from pomerium_agent.zero import DerivedSecrets
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +54,7 @@ class Feeder:
     keys: Latest[PublicKeys] = field(default_factory=lambda: Latest(()))  # that sign what upstreams are told
     builder: RulesBuilder | None = None  # None: nothing that asks is let in
     site: Latest[Site] = field(default_factory=lambda: Latest(Site()))  # what login goes by
+    secrets: Latest[DerivedSecrets] | None = None  # of the cluster token, whose key signs what upstreams are told
     handed: HandedNote | None = None  # for the agent after us
     _cache: BuildCache = field(default_factory=BuildCache)
     _blame: Blame = field(default_factory=Blame)
@@ -68,6 +71,8 @@ class Feeder:
             group.create_task(self._watch_config(), name="feed-config")
             group.create_task(self._watch_delivery(), name="feed-delivery")
             group.create_task(self._offer_when_dirty(), name="feed-offer")
+            if self.secrets is not None and self.builder is not None:
+                group.create_task(self._watch_secrets(self.secrets, self.builder), name="feed-secrets")
             if self.handed is not None:
                 group.create_task(self.handed.follow_envoy(), name="feed-note")
 
@@ -77,6 +82,11 @@ class Feeder:
                 self._compiled = compiled
                 self._blame.forget_search()
                 self._dirty.set()
+
+    async def _watch_secrets(self, secrets: Latest[DerivedSecrets], builder: RulesBuilder) -> None:
+        async for each in secrets.follow():
+            builder.sign_with(Signer(each.signing_key))
+            self._dirty.set()
 
     async def _watch_delivery(self) -> None:
         async for delivery in self.ads.delivery.follow():

@@ -47,6 +47,11 @@ class LastGood:
         self._key = purpose_key(file_key, "last-good")
         self._sound = False  # what is there is known to open
 
+    def rekey(self, file_key: bytes) -> None:
+        """Seal with what follows from another cluster token from now on."""
+        self._key = purpose_key(file_key, "last-good")
+        self._sound = False
+
     async def load(self) -> Kept | None:
         """What was kept last, else the copy before; None when there is neither.
 

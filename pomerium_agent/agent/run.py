@@ -53,7 +53,7 @@ from pomerium_agent.sessions.cluster import open_cluster
 from pomerium_agent.sessions.live import Sessions, open_sessions
 from pomerium_agent.sessions.signer import Signer
 from pomerium_agent.settings import Settings
-from pomerium_agent.zero import Link, open_link, run_jobs, trusted_roots
+from pomerium_agent.zero import Flag, Link, open_link, run_jobs, trusted_roots
 
 log = structlog.get_logger(__name__)
 
@@ -79,16 +79,19 @@ async def run_agent(settings: Settings) -> None:
             serve_control(sockets["control"], board, settings.local.health_check_addr),
             asyncio.TaskGroup() as group,
         ):
-            work = group.create_task(_serve(settings, board, keeper, sockets), name="serve")
-            await _told_to_stop(keeper)
+            hangup = Flag()
+            work = group.create_task(_serve(settings, board, keeper, sockets, hangup), name="serve")
+            await _told_to_stop(keeper, hangup)
             work.cancel()
     log.info("agent stopped")
 
 
-async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: Mapping[str, socket.socket]) -> None:
+async def _serve(
+    settings: Settings, board: Board, keeper: KeeperLink, sockets: Mapping[str, socket.socket], hangup: Flag
+) -> None:
     """Open the rooms one on top of the other; the door to visitors opens last and closes first."""
     clock, health = SystemClock(), board.health
-    async with open_link(settings, health=health, clock=clock, instance=board.instance) as link:
+    async with open_link(settings, health=health, clock=clock, instance=board.instance, hangup=hangup) as link:
         board.link = link
         async with (
             bootstrapped(link) as (storage, shared_secret),
@@ -193,10 +196,11 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
             board=board,
             clock=clock,
             handed=await note.load(),
+            secrets=at.link.token.secrets,
         )
         builder = RulesBuilder(shared_key=secret, signer=signer)
         local = await _local_addresses(settings.runtime_dir)
-        feeder = Feeder(config, ads, local, board, rules, keys, builder, site, note)
+        feeder = Feeder(config, ads, local, board, rules, keys, builder, site, at.link.token.secrets, note)
         await _feed_envoy(supply, feeder, admin, board, at.keeper, clock, wanted)
 
 
@@ -268,13 +272,13 @@ async def _tell_ready(board: Board, keeper: KeeperLink) -> None:
             return
 
 
-async def _told_to_stop(keeper: KeeperLink) -> None:
-    """Return at the first SIGTERM or SIGINT, or when the keeper is gone."""
+async def _told_to_stop(keeper: KeeperLink, hangup: Flag) -> None:
+    """Return at the first SIGTERM or SIGINT, or when the keeper is gone; SIGHUP has the cluster token read again."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # settings are re-read by a later issue; never die of it
+    loop.add_signal_handler(signal.SIGHUP, hangup.put_up)
     async with asyncio.TaskGroup() as group:
         waits = [group.create_task(stop.wait()), group.create_task(keeper.wait_gone())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

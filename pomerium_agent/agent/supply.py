@@ -23,6 +23,7 @@ from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.waiting import first_of
+from pomerium_agent.zero import DerivedSecrets
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class Supply:
     board: Board
     clock: Clock
     handed: Handed | None = None
+    secrets: Latest[DerivedSecrets] | None = None  # of the cluster token; with another one, all is sealed anew
     _live: bool = False  # `config` is what the databroker says
     _backoff: Backoff = field(default_factory=Backoff)  # between tries to write
 
@@ -112,11 +114,15 @@ class Supply:
 
     async def _keep(self) -> None:
         """Write down what Envoy took: once for each, again after a failure, and never in anybody's way."""
-        written = ""
-        async with _woken_by(self.board.in_force, self.config) as woken:
+        written, sealed_with = "", self.secrets.value if self.secrets else None
+        cells = (self.board.in_force, self.config, *((self.secrets,) if self.secrets else ()))
+        async with _woken_by(*cells) as woken:
             while True:
                 await woken.wait()
                 woken.clear()
+                if self.secrets is not None and self.secrets.value is not sealed_with:
+                    written, sealed_with = "", self.secrets.value
+                    self.last_good.rekey(sealed_with.file_key)
                 compiled = self._in_force()
                 if compiled is None or compiled.snapshot.digest == written:
                     continue

@@ -24,6 +24,7 @@ from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.jwt import JwtProvider
 from pomerium_agent.sessions.signer import Signer, read_published, read_signer
 
+FORMER_KEYS = 4  # of tokens before that are still published
 _AFFINE = (LoadBalancing.RING_HASH, LoadBalancing.MAGLEV)
 _FORMATS: Mapping[BearerFormat, bearer.BearerFormat] = {
     BearerFormat.ACCESS_TOKEN: bearer.BearerFormat.ACCESS_TOKEN,
@@ -40,6 +41,13 @@ class RulesBuilder:
     signer: Signer  # the one derived from the cluster token, where the settings bring none
     _settings: Settings | None = None
     _routes: dict[str, RouteRules] = field(default_factory=dict)  # by route key
+    _former: tuple[Mapping[str, str], ...] = ()  # public keys of tokens before
+
+    def sign_with(self, signer: Signer) -> None:
+        """The cluster has another token. The public key of the one before stays published."""
+        if signer.kid != self.signer.kid:
+            self._former = (*self._former[-FORMER_KEYS + 1 :], self.signer.jwk)
+            self.signer = signer
 
     def build(self, snapshot: ConfigSnapshot) -> Rules:
         """The rules of a configuration. A route that stands aside because of a fault is not in them."""
@@ -54,7 +62,12 @@ class RulesBuilder:
         self._settings, self._routes = settings, used
         pem = settings.signing_key.encode()
         signer = read_signer(pem) if pem else self.signer
-        public_keys = (signer.jwk, *read_published(pem), self.signer.jwk)  # the control plane looks for the last one
+        public_keys = (
+            signer.jwk,
+            *read_published(pem),
+            *self._former,
+            self.signer.jwk,
+        )  # the control plane looks for the last one
         return Rules(
             routes=MappingProxyType(routes),
             cookie_name=settings.cookie_name,

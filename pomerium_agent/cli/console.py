@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from pomerium_agent.cli.console_backup import backup
 from pomerium_agent.cli.console_login import login_app
 from pomerium_agent.cli.console_options import AsJson, DataDir, default_data_dir, utc_now
 from pomerium_agent.cli.console_places import hosts, set_address
+from pomerium_agent.cli.console_rotation import end_overlap, print_token, rotate
 from pomerium_agent.cli.exporting import export_cluster
 from pomerium_agent.cli.service_accounts import service_account_app
 
@@ -28,6 +28,8 @@ console_app.command("backup")(backup)
 console_app.command("export")(export_cluster)
 console_app.command("hosts")(hosts)
 cluster_app.command("set-address")(set_address)
+cluster_app.command("rotate-token")(rotate)
+cluster_app.command("end-overlap")(end_overlap)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name.")]
 
@@ -192,13 +194,7 @@ def create(
         return
     print(f"cluster {made.cluster.name} is made; its starter domain is {made.cluster.domain}")
     print(f"browsers and curl must trust {facts['ca_file']}\n")
-    _print_token(str(made.token), variables)
-
-
-def _print_token(token: str, variables: Mapping[str, str]) -> None:
-    print("Run a replica with this in its environment. The token is not shown again:\n")
-    for key, value in {"POMERIUM_ZERO_TOKEN": token, **variables}.items():
-        print(f"  {key}={value}")
+    print_token(str(made.token), variables)
 
 
 @cluster_app.command("list")
@@ -229,33 +225,6 @@ def show(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> None:
         return
     for key in ("name", "id", "organization_id", "domain", "version", "created_at", "storage", "ca_file"):
         print(f"{key.replace('_', ' '):<16} {facts[key]}")
-
-
-@cluster_app.command("rotate-token")
-def rotate(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Make a new token. The old one, and every bearer that came of it, stop working at once."""
-    import sys
-
-    from pomerium_agent.console.clusters import describe, rotate_token
-    from pomerium_agent.console.control import poke
-    from pomerium_agent.console.endpoints import environment
-    from pomerium_agent.console.status import read_status
-    from pomerium_agent.console.store import open_store
-
-    place = data_dir or default_data_dir()
-    with open_store(place, create=False) as store:
-        cluster = store.cluster(name)
-        connected = sum(replica.connected for replica in read_status(store, cluster, console_runs=True).replicas)
-        token = rotate_token(store, cluster)
-        facts, variables = describe(store, cluster, utc_now()), environment(store)
-    poke(place, cluster.id)
-    if as_json:
-        print(json.dumps(facts | variables | {"token": str(token)}, indent=2))
-        return
-    if connected:
-        stop = "1 replica stops" if connected == 1 else f"{connected} replicas stop"
-        print(f"{stop} serving now, until started with the new token\n", file=sys.stderr)
-    _print_token(str(token), variables)
 
 
 @cluster_app.command("set-storage")

@@ -42,6 +42,8 @@ def status(
     print(f"replica    {found['instance']}  version {found['version']}")
     print(f"processes  keeper {pids['keeper']}, agent {pids['agent']}, envoy {pids['envoy'] or 'not running'}")
     print(f"console    {'connected' if found['connected'] else 'NOT connected'}")
+    if found.get("token", {}).get("fingerprint"):  # an agent before this release does not say
+        print(f"token      {found['token']['fingerprint']}, from {found['token']['source']}")
     print(f"config     {in_force(config)}")
     for fault in config["faults"]:
         word = "note" if fault["warning"] else "FAULT"

@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
-from pomerium_agent.console.bearers import Unauthenticated
+from pomerium_agent.console.bearers import Bearer, Unauthenticated
 from pomerium_agent.console.bundle import BUNDLE_ID, CAPTURED_HEADERS, Bundle, build_bundle
 from pomerium_agent.console.endpoints import PREFIX
 from pomerium_agent.console.gate import Gate
@@ -80,12 +80,12 @@ class ClusterApi:
         token = body.get("refreshToken")
         if not isinstance(token, str) or not token:
             raise ApiError(400, "refreshToken is missing")
-        cluster = await asyncio.to_thread(self._store.cluster_by_token, token)
-        if cluster is None:
+        opened = await asyncio.to_thread(self._store.rotations.open, token, self._clock.now())
+        if opened is None:
             raise ApiError(400, "this cluster token is not valid: it was rotated, or belongs to another console")
         return web.json_response(
             {
-                "idToken": self._signer.bearer(cluster.id, cluster.generation, self._clock.now()),
+                "idToken": self._signer.bearer(opened.cluster_id, opened.generation, self._clock.now()),
                 "expiresInSeconds": str(int(self._signer.bearer_life.total_seconds())),
             },
             headers={hdrs.CACHE_CONTROL: "no-store"},
@@ -93,11 +93,13 @@ class ClusterApi:
 
     async def _cluster(self, request: web.Request) -> Cluster:
         """The cluster whose replica calls, or 401."""
+        return (await self._admit(request))[0]
+
+    async def _admit(self, request: web.Request) -> tuple[Cluster, Bearer]:
         try:
-            cluster, _ = await self._gate.admit(request.headers.get(hdrs.AUTHORIZATION, ""))
+            return await self._gate.admit(request.headers.get(hdrs.AUTHORIZATION, ""))
         except Unauthenticated as error:
             raise ApiError(401, str(error), {hdrs.WWW_AUTHENTICATE: "Bearer"}) from error
-        return cluster
 
     async def bootstrap(self, request: web.Request) -> web.Response:
         """Who the cluster is, and where its records live."""
@@ -122,9 +124,9 @@ class ClusterApi:
 
     async def bundle_url(self, request: web.Request) -> web.Response:
         """A URL that opens the bundle for a while, without any further credential (Z-14)."""
-        cluster = await self._cluster(request)
+        cluster, bearer = await self._admit(request)
         bundle_id = _bundle_id(request)
-        parameters = self._signer.link(cluster.id, bundle_id, cluster.generation, self._clock.now())
+        parameters = self._signer.link(cluster.id, bundle_id, bearer.generation, self._clock.now())
         origin = URL(self._public_url).origin() if self._public_url else request.url.origin()
         url = origin.joinpath("download", cluster.id, bundle_id).with_query(parameters)
         return web.json_response(
@@ -150,7 +152,7 @@ class ClusterApi:
             self._signer.check_link(
                 cluster.id,
                 bundle_id,
-                cluster.generation,
+                cluster.generations(self._clock.now()),
                 expires=request.query.get("expires", ""),
                 signature=request.query.get("signature", ""),
                 now=self._clock.now(),

@@ -1,12 +1,13 @@
 """Short-lived signed words: the bearer a token is exchanged for, and the signature of a download URL.
 
-Both carry the generation of the cluster's token. Rotating the token makes the next generation, and every
-word of an earlier one stops working at once.
+Both carry the generation of the cluster's token. Rotating the token makes the next generation, and the words of
+an earlier one work for as long as that token does.
 """
 
 import base64
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -62,11 +63,18 @@ class Signer:
         return {"expires": expires, "signature": self._link_signature(cluster_id, bundle_id, generation, expires)}
 
     def check_link(
-        self, cluster_id: str, bundle_id: str, generation: int, *, expires: str, signature: str, now: datetime
+        self,
+        cluster_id: str,
+        bundle_id: str,
+        generations: Sequence[int],
+        *,
+        expires: str,
+        signature: str,
+        now: datetime,
     ) -> None:
         """Unauthenticated unless `link` made these parameters for this bundle and they have not expired."""
-        right = self._link_signature(cluster_id, bundle_id, generation, expires)
-        if not _same(right, signature):
+        right = (self._link_signature(cluster_id, bundle_id, each, expires) for each in generations)
+        if not any(_same(each, signature) for each in right):
             raise Unauthenticated("the signature of this URL does not match")
         if now.timestamp() >= int(expires):
             raise Unauthenticated("this URL has expired; ask for a new one")

@@ -3,7 +3,7 @@
 import secrets
 import uuid
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from pomerium_agent.config.digest import records_digest
@@ -18,6 +18,7 @@ from pomerium_agent.settings import Secret
 
 ORGANIZATION = "organization_id"
 MAX_NAME = 64
+NONE = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ def describe(store: Store, cluster: Cluster, now: datetime) -> dict[str, object]
         "organization_id": cluster.organization_id,
         "domain": cluster.domain,
         "version": cluster.version,
+        "token": describe_token(cluster, now),
         "created_at": cluster.created_at.isoformat(),
         "storage": storage.partition("://")[0] if storage else "memory",
         "ca_file": str(write_ca_file(store, now)),
@@ -66,10 +68,30 @@ def describe(store: Store, cluster: Cluster, now: datetime) -> dict[str, object]
     }
 
 
-def rotate_token(store: Store, cluster: Cluster) -> Secret:
-    """A new token for a cluster; the old one stops working at once."""
+def describe_token(cluster: Cluster, now: datetime) -> dict[str, object]:
+    """By what its token is known, and the old one while it is good."""
+    old = cluster.old_token
+    good = old is not None and now < old.until
+    shown = {"fingerprint": old.fingerprint, "until": old.until.isoformat()} if old is not None and good else None
+    return {"fingerprint": cluster.fingerprint, "old": shown}
+
+
+def rotate_token(store: Store, cluster: Cluster, *, now: datetime | None = None, overlap: timedelta = NONE) -> Secret:
+    """A new token for a cluster; the old one is good for `overlap` from `now` on, else it is refused at once.
+
+    SettingsError when a third token would come while two are good, unless both old ones are to be refused at once.
+    """
+    if now is not None and overlap:
+        if len(cluster.generations(now)) > 1 and cluster.old_token is not None:
+            raise SettingsError(
+                f"cluster {cluster.name} has two tokens until {cluster.old_token.until:%Y-%m-%d %H:%M} UTC, and "
+                f"a third would end the oldest; run `console cluster end-overlap {cluster.name}`, or give --overlap 0"
+            )
+        until = now + overlap
+    else:
+        until = None
     token = new_token()
-    store.rotate_token(cluster.id, token)
+    store.rotations.rotate(cluster.id, token, until)
     return token
 
 

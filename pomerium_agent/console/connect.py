@@ -29,7 +29,7 @@ class ConnectService(connect_pb2_grpc.ConnectServicer):
     async def Subscribe(  # noqa: N802  # the name of the method on the wire
         self, request: connect_pb2.SubscribeRequest, context: Context
     ) -> AsyncIterator[connect_pb2.Message]:
-        """Messages until the bearer expires or its token is rotated; then UNAUTHENTICATED."""
+        """Messages until the bearer expires or its token is not good any more; then UNAUTHENTICATED."""
         bearer = await self._gate.admit_call(context)
         cell = await self._nudges.cell(bearer.cluster_id)
         replica = Sighting(
@@ -38,9 +38,10 @@ class ConnectService(connect_pb2_grpc.ConnectServicer):
             hostname=request.hostname,
             version=request.version,
             address=peer_address(context.peer()),
+            generation=bearer.generation,
         )
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._gate.seconds_left(bearer)
+        expires = deadline = loop.time() + self._gate.seconds_left(bearer)
         told = cell.value  # the replica fetches everything once it is connected, so what comes later counts
         with self._presence.here(replica):
             log.info("replica connected", cluster=bearer.cluster_id, instance=replica.instance, host=replica.hostname)
@@ -50,13 +51,15 @@ class ConnectService(connect_pb2_grpc.ConnectServicer):
                 while True:
                     async with asyncio.timeout_at(deadline):
                         now: Numbers = await anext(changes)
-                    if now.generation != bearer.generation:
+                    good = now.seconds_good(bearer.generation, self._gate.clock.now())
+                    if good <= 0:
                         await refuse(context, "the cluster token was rotated")
+                    deadline = min(expires, loop.time() + good)
                     for message in now.messages_since(told):
                         yield message
                     told = now
             except TimeoutError:
-                await refuse(context, "the bearer has expired; exchange a new one")
+                await refuse(context, "the bearer, or the token behind it, has expired; exchange a new one")
             finally:
                 log.info("replica left", cluster=bearer.cluster_id, instance=replica.instance)
 

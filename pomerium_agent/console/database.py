@@ -160,6 +160,16 @@ MIGRATIONS: tuple[str, ...] = (
         address TEXT NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE old_token (                 -- the token before the present one, while both are good
+        cluster_id TEXT PRIMARY KEY REFERENCES cluster (id) ON DELETE CASCADE,
+        token_hash BLOB NOT NULL UNIQUE,
+        generation INTEGER NOT NULL,
+        until TEXT NOT NULL
+    ) WITHOUT ROWID;
+    -- of the token with which it came last; 0: not known
+    ALTER TABLE replica ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 

@@ -15,7 +15,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Checks bearers: our signature, the time, and that the token behind it was not rotated since."""
+    """Checks bearers: our signature, the time, and that the token behind it is still good."""
 
     store: Store
     signer: Signer
@@ -28,7 +28,7 @@ class Gate:
             raise Unauthenticated("a bearer is needed; get one with POST exchangeToken")
         bearer = self.signer.read_bearer(text.strip(), self.clock.now())
         cluster = await asyncio.to_thread(self.store.find, bearer.cluster_id)
-        if cluster is None or cluster.generation != bearer.generation:
+        if cluster is None or bearer.generation not in cluster.generations(self.clock.now()):
             raise Unauthenticated("the cluster token behind this bearer was rotated, or the cluster is gone")
         return cluster, bearer
 

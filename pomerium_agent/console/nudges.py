@@ -1,8 +1,10 @@
 """Who must be told what: for each cluster, one cell with the numbers that make its replicas fetch something again."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from pomerium_agent.console.store import Cluster, Store
 from pomerium_agent.pb.pomerium import connect_pb2
@@ -17,12 +19,24 @@ class Numbers:
     accounts_version: int
     bootstrap_version: int
     generation: int
+    old_generation: int = 0  # of the token before, which is good until then
+    old_until: datetime | None = None
 
     @staticmethod
     def of(cluster: Cluster | None) -> "Numbers":
         if cluster is None:
             return Numbers(0, 0, 0, 0)
-        return Numbers(cluster.version, cluster.accounts_version, cluster.bootstrap_version, cluster.generation)
+        numbers = (cluster.version, cluster.accounts_version, cluster.bootstrap_version, cluster.generation)
+        old = cluster.old_token
+        return Numbers(*numbers, old.generation, old.until) if old else Numbers(*numbers)
+
+    def seconds_good(self, generation: int, now: datetime) -> float:
+        """How long a token of this generation is still good, as far as is known now."""
+        if generation == self.generation:
+            return math.inf
+        if generation != self.old_generation or self.old_until is None:
+            return 0.0
+        return max((self.old_until - now).total_seconds(), 0.0)
 
     def messages_since(self, before: "Numbers") -> Iterator[connect_pb2.Message]:
         """What a replica is told that knows of `before` (zero link 6.1)."""

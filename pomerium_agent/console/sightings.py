@@ -20,6 +20,7 @@ class Sighting:
     hostname: str = ""
     version: str = ""
     address: str = ""
+    generation: int = 0  # of the cluster token it came with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class Replica:
     connected: bool
     connected_at: datetime | None
     last_seen: datetime
+    generation: int = 0  # of the cluster token it came with last; 0: not known
     reports: Mapping[str, HealthReport] = field(default_factory=dict)
 
 
@@ -75,10 +77,10 @@ class Sightings:
         """A replica has opened a stream."""
         with self._db.write() as db:
             db.execute(
-                "INSERT INTO replica VALUES (?, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET "
+                "INSERT INTO replica VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT DO UPDATE SET "
                 "hostname = excluded.hostname, version = excluded.version, address = excluded.address, "
                 "connected_at = iif(streams = 0, excluded.connected_at, connected_at), "
-                "streams = streams + 1, last_seen = excluded.last_seen",
+                "streams = streams + 1, last_seen = excluded.last_seen, generation = excluded.generation",
                 (
                     replica.cluster_id,
                     replica.instance,
@@ -87,6 +89,7 @@ class Sightings:
                     replica.address,
                     now.isoformat(),
                     now.isoformat(),
+                    replica.generation,
                 ),
             )
             db.execute("INSERT OR IGNORE INTO connected VALUES (?, ?)", (replica.cluster_id, now.isoformat()))
@@ -122,7 +125,7 @@ class Sightings:
         """Keep the latest report on every check; an older one that arrives late changes nothing."""
         with self._db.write() as db:
             db.execute(
-                "INSERT INTO replica VALUES (?, ?, ?, ?, ?, 0, NULL, ?) ON CONFLICT DO UPDATE SET "
+                "INSERT INTO replica VALUES (?, ?, ?, ?, ?, 0, NULL, ?, 0) ON CONFLICT DO UPDATE SET "
                 "hostname = iif(excluded.hostname = '', hostname, excluded.hostname), "
                 "version = iif(excluded.version = '', version, excluded.version), last_seen = excluded.last_seen",
                 (
@@ -170,6 +173,7 @@ class Sightings:
                 connected=row["streams"] > 0,
                 connected_at=datetime.fromisoformat(row["connected_at"]) if row["connected_at"] else None,
                 last_seen=datetime.fromisoformat(row["last_seen"]),
+                generation=row["generation"],
                 reports=reports.get(row["instance"], {}),
             )
             for row in rows

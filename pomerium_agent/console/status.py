@@ -1,10 +1,11 @@
 """How a cluster is doing: its replicas, what each has in force, and what each left out and why. Reads only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from pomerium_agent.console.bundle import BUNDLE_ID, CAPTURED_HEADERS
+from pomerium_agent.console.clusters import describe_token
 from pomerium_agent.console.places import Place, place_of
 from pomerium_agent.console.reach import CHECK as REACHABLE
 from pomerium_agent.console.reach import Reachability, latest_check
@@ -14,6 +15,7 @@ from pomerium_agent.runtime.health import Check, bundle_check
 
 FORGET_AFTER = timedelta(hours=24)  # a replica that has been silent
 XDS = "xds."  # what the checks of configuration that Envoy takes begin with
+CURRENT = "current"  # the token that replicas should have
 FAULT = "fault."  # attributes of the configuration check that name what was left out
 
 
@@ -34,6 +36,7 @@ class ReplicaStatus:
     current: bool
     faults: Mapping[str, str]  # by id: the item, and why it was left out
     notes: Mapping[str, str]  # likewise, where the item serves all the same
+    token: str  # with which it came last: current, old (and still good), refused, or unknown
     failing: Mapping[str, str]  # other checks that are not well: name, error
     leads: bool | None  # whether it holds the lease under which one replica brings the bundle; None: it does not say
 
@@ -62,6 +65,7 @@ class ReplicaStatus:
             "failing": dict(self.failing),
             "nacks": dict(self.nacks),
             "lease_holder": self.leads,
+            "token": self.token,
         }
 
 
@@ -76,12 +80,19 @@ class ClusterStatus:
     place: Place
     reachability: Reachability | None  # None: nobody has checked yet
     replicas: tuple[ReplicaStatus, ...]
+    token: Mapping[str, object]  # by what it is known, and the old one while it is good
+
+    @property
+    def on_old_token(self) -> int:
+        """How many connected replicas still use the old token."""
+        return sum(each.connected and each.token != CURRENT for each in self.replicas)
 
     def to_json(self) -> dict[str, object]:
         return {
             "id": self.cluster.id,
             "name": self.cluster.name,
             "domain": self.cluster.domain,
+            "token": {**self.token, "replicas_on_old": self.on_old_token if self.token["old"] else 0},
             "config": {
                 "version": self.cluster.version,
                 "digest": self.digest,
@@ -100,6 +111,7 @@ def read_status(store: Store, cluster: Cluster, *, console_runs: bool, now: date
     Given the time, replicas that have been silent for longer than FORGET_AFTER are left out.
     """
     config = store.config(cluster.id)
+    good = cluster.generations(now or datetime.now(UTC))
     versions = store.versions_of_digests(cluster.id)
     replicas = tuple(
         each
@@ -113,11 +125,14 @@ def read_status(store: Store, cluster: Cluster, *, console_runs: bool, now: date
         changed_at=config.created_at,
         place=place_of(store, cluster),
         reachability=latest_check(replicas),
-        replicas=tuple(_replica(each, versions, config.digest, console_runs=console_runs) for each in replicas),
+        replicas=tuple(_replica(each, versions, config.digest, good, console_runs=console_runs) for each in replicas),
+        token=describe_token(cluster, now or datetime.now(UTC)),
     )
 
 
-def _replica(replica: Replica, versions: Mapping[str, int], current: str, *, console_runs: bool) -> ReplicaStatus:
+def _replica(
+    replica: Replica, versions: Mapping[str, int], current: str, good: Sequence[int], *, console_runs: bool
+) -> ReplicaStatus:
     nothing = HealthReport(check="")
     build = replica.reports.get(Check.CONFIG_BUILD, nothing)
     # Our replicas say there what Envoy acknowledged; what was built may still be on its way, or refused.
@@ -147,7 +162,16 @@ def _replica(replica: Replica, versions: Mapping[str, int], current: str, *, con
             if report.error and name not in explained and name != REACHABLE
         },
         leads=_leads(replica),
+        token=_token(replica.generation, good),
     )
+
+
+def _token(generation: int, good: Sequence[int]) -> str:
+    if not generation:
+        return "unknown"
+    if generation == good[0]:
+        return CURRENT
+    return "old" if generation in good else "refused"
 
 
 def _leads(replica: Replica) -> bool | None:

@@ -4,7 +4,6 @@ All methods block for a moment; on an event loop they are called through `asynci
 """
 
 import base64
-import hmac
 import json
 import sqlite3
 import uuid
@@ -18,12 +17,17 @@ from pathlib import Path
 from pomerium_agent.console.accounts import Accounts
 from pomerium_agent.console.database import Database, open_database
 from pomerium_agent.console.login.tables import Logins
+from pomerium_agent.console.rotation import OldToken, Rotations, read_old_token
 from pomerium_agent.console.sightings import Sightings
-from pomerium_agent.console.tokens import token_hash
+from pomerium_agent.console.tokens import fingerprint, token_hash
 from pomerium_agent.errors import SettingsError
 from pomerium_agent.pb.pomerium import config_pb2
 
 VERSIONS_KEPT = 50  # of one cluster's configuration
+_CLUSTERS = (  # with the old token of each, where there is one
+    "SELECT cluster.*, old_token.token_hash AS old_hash, old_token.generation AS old_generation, "
+    "old_token.until AS old_until FROM cluster LEFT JOIN old_token ON old_token.cluster_id = cluster.id "
+)
 AUTHORITY = ""  # the row of the certificate table that holds the console's own authority
 
 
@@ -43,12 +47,19 @@ class Cluster:
     name: str
     organization_id: str
     domain: str
-    generation: int
+    generation: int  # of its token
     bootstrap_version: int
     version: int
     accounts_version: int  # of its service accounts, which are no part of the configuration
     accounts_changed_at: datetime | None
     created_at: datetime
+    fingerprint: str = ""  # of its token
+    old_token: OldToken | None = None  # which is good as well, until its time has come
+
+    def generations(self, now: datetime) -> tuple[int, ...]:
+        """The generations of its token that are good now, the newest first."""
+        old = self.old_token
+        return (self.generation,) if old is None or now >= old.until else (self.generation, old.generation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +100,7 @@ class Store:
         self.sightings = Sightings(database)
         self.accounts = Accounts(database)
         self.logins = Logins(database)
+        self.rotations = Rotations(database)
 
     @property
     def database(self) -> Database:
@@ -122,11 +134,11 @@ class Store:
 
     def clusters(self) -> tuple[Cluster, ...]:
         """Every cluster, by name."""
-        return tuple(_cluster(row) for row in self._db.read("SELECT * FROM cluster ORDER BY name"))
+        return tuple(_cluster(row) for row in self._db.read(_CLUSTERS + "ORDER BY name"))
 
     def find(self, name_or_id: str) -> Cluster | None:
         """The cluster of this name or id."""
-        rows = self._db.read("SELECT * FROM cluster WHERE id = ?1 OR name = ?1 ORDER BY id <> ?1", (name_or_id,))
+        rows = self._db.read(_CLUSTERS + "WHERE id = ?1 OR name = ?1 ORDER BY id <> ?1", (name_or_id,))
         return _cluster(rows[0]) if rows else None
 
     def cluster(self, name_or_id: str) -> Cluster:
@@ -139,22 +151,6 @@ class Store:
                 + (f"there are: {names}" if names else "create one with `console cluster create NAME`")
             )
         return found
-
-    def cluster_by_token(self, token: str) -> Cluster | None:
-        """The cluster that this token opens."""
-        wanted = token_hash(token)
-        rows = self._db.read("SELECT * FROM cluster WHERE token_hash = ?", (wanted,))
-        if not rows or not hmac.compare_digest(rows[0]["token_hash"], wanted):
-            return None
-        return _cluster(rows[0])
-
-    def rotate_token(self, cluster_id: str, token: str) -> None:
-        """Put `token` in the old one's place. The old token and all that came of it stop working at once."""
-        with self._db.write() as db:
-            db.execute(
-                "UPDATE cluster SET token_hash = ?, generation = generation + 1 WHERE id = ?",
-                (token_hash(token), cluster_id),
-            )
 
     def secrets(self, cluster_id: str) -> ClusterSecrets:
         """The secrets of a cluster, opened."""
@@ -286,6 +282,8 @@ def _cluster(row: sqlite3.Row) -> Cluster:
         organization_id=row["organization_id"],
         domain=row["domain"],
         generation=row["generation"],
+        fingerprint=fingerprint(row["token_hash"]),
+        old_token=read_old_token(row),
         bootstrap_version=row["bootstrap_version"],
         version=row["version"],
         accounts_version=row["accounts_version"],

@@ -8,6 +8,7 @@ from pomerium_agent.console.apply import Applied
 from pomerium_agent.console.status import ClusterStatus, ReplicaStatus
 
 GONE_SHOWN = 3  # every start of a replica is one of its own, and those that ended are seldom of interest
+TOKEN_WORDS = {"old": "still uses the old token", "refused": "last came with a token that is refused now"}
 NOBODY_SERVES = "no console is serving this data directory"
 
 
@@ -31,6 +32,7 @@ def status_lines(found: ClusterStatus, now: datetime) -> Iterator[str]:
     yield f"  version {cluster.version} ({found.reason}, {ago(found.changed_at, now)})"
     if found.place.addresses:
         yield f"  address {', '.join(found.place.addresses)} ({'set' if found.place.said else 'detected'})"
+    yield from _token_lines(found)
     if not found.replicas:
         yield "  no replica has been seen yet, or none for a day"
     serving = [each for each in found.replicas if each.connected]
@@ -61,12 +63,28 @@ def _replica_lines(replica: ReplicaStatus, current: int, now: datetime) -> Itera
     else:
         older = f"version {replica.in_force}" if replica.in_force else f"an unknown configuration ({replica.digest})"
         yield f"    {older} is in force, not version {current}"
+    if replica.token in TOKEN_WORDS:
+        yield f"    {TOKEN_WORDS[replica.token]}"
     for fault_id, text in sorted(replica.faults.items()):
         yield f"    FAULT {fault_id}: {text}"
     for fault_id, text in sorted(replica.notes.items()):
         yield f"    note {fault_id}: {text}"
     for name, error in sorted(replica.failing.items()):
         yield f"    {name}: {error}"
+
+
+def _token_lines(found: ClusterStatus) -> Iterator[str]:
+    old = found.cluster.old_token
+    if old is None or not found.token["old"]:
+        return
+    yield (
+        f"  token {found.cluster.fingerprint}; the old one, {old.fingerprint}, is good until "
+        f"{old.until:%Y-%m-%d %H:%M} UTC, {count_replicas(found.on_old_token)} still using it"
+    )
+
+
+def count_replicas(number: int) -> str:
+    return "1 replica" if number == 1 else f"{number or 'no'} replicas"
 
 
 def end_of_life(account: ServiceAccount, now: datetime) -> str:

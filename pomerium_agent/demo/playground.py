@@ -139,13 +139,22 @@ class Cluster:
 
     @asynccontextmanager
     async def replica(
-        self, name: str = "r1", *, port: int = 0, environment: Mapping[str, str] | None = None, wait: bool = True
+        self,
+        name: str = "r1",
+        *,
+        port: int = 0,
+        environment: Mapping[str, str] | None = None,
+        wait: bool = True,
+        token_file: Path | None = None,
     ) -> AsyncIterator[ReplicaAt]:
-        """Run a replica until the block ends; yields when it serves (or at once without `wait`)."""
+        """Run a replica until the block ends; yields when it serves (or at once without `wait`).
+
+        Its token comes from `token_file`, which may change, else from its environment.
+        """
         address = f"127.0.0.1:{port or free_port()}"
         directory = self.directory / name
         env = base_environment() | {
-            "POMERIUM_ZERO_TOKEN": self.token,
+            **({"POMERIUM_ZERO_TOKEN_FILE": str(token_file)} if token_file else {"POMERIUM_ZERO_TOKEN": self.token}),
             "CLUSTER_API_ENDPOINT": self.console.cluster_api,
             "CONNECT_SERVER_ENDPOINT": self.console.connect,
             "POMERIUM_OTEL_ENDPOINT": self.console.connect,

@@ -14,6 +14,7 @@ class Check(StrEnum):
     """The named checks (zero link 13.2). Bundle checks carry an id: see `bundle_check`."""
 
     ZERO_CONNECT = "zero.connect"
+    ZERO_TOKEN = "zero.token"  # noqa: S105  # of our own: the cluster token in use, and one that cannot take its place
     ZERO_LEASE = "zero.lease"  # of our own: whether this replica is the one that brings in the bundles
     ZERO_BOOTSTRAP_SAVE = "zero.bootstrap-config.save"
     DATABROKER_SYNC = "databroker.sync.initial"

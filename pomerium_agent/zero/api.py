@@ -112,13 +112,22 @@ class ClusterApi:
             _Operation("PUT", "config/import", declared=(403, 413)), parse_imported, compressed, more
         )
 
-    async def _exchange(self) -> Bearer:
-        """POST exchangeToken; the only call that shows the cluster token."""
+    async def try_token(self, token: Secret) -> None:
+        """Whether the control plane takes `token`; raises what says that it does not. Changes nothing."""
+        await self._exchange(token)
+
+    def use(self, token: Secret) -> None:
+        """Another cluster token from now on; bearers of the one before are not used any more."""
+        self._token = token
+        self.tokens.begin_anew()
+
+    async def _exchange(self, token: Secret | None = None) -> Bearer:
+        """POST exchangeToken; the only call that shows a cluster token: the one in use, unless another is given."""
         operation = _Operation("POST", "exchangeToken")
         answer = await self._send(
             operation,
             self._headers,
-            {"refreshToken": str(self._token)},
+            {"refreshToken": str(self._token if token is None else token)},
             self._patience.timeout(self._patience.exchange),
         )
         return self._read(operation, answer, parse_bearer)

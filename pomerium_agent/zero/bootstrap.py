@@ -49,6 +49,13 @@ class BootstrapLoop:
         log.info("bootstrap loaded from file", path=str(file.path))
         self._apply(found)
 
+    async def reseal(self, key: bytes) -> None:
+        """Another cluster token: what is known is kept under its key, at once and without asking anybody."""
+        if self._writeback is not None:
+            self._writeback.rekey(key)
+        if self.current.value is not None:
+            await self._save(self.current.value)
+
     async def run(self, backoff: Backoff | None = None) -> None:
         """Fetch at once, then whenever the schedule says so; raises Refused, retries everything else."""
         backoff = backoff or loop()

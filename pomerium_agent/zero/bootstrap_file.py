@@ -31,6 +31,10 @@ class BootstrapFile:
         """Where the copy before the present one is kept."""
         return previous_of(self.path)
 
+    def rekey(self, key: bytes) -> None:
+        """Seal with another key from now on; the next save writes the file anew."""
+        self._key = key
+
     async def load(self) -> BootstrapConfig | None:
         """What the file holds, else what the previous copy holds; None when there is neither.
 

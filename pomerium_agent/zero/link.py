@@ -17,20 +17,21 @@ from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.supervisor import supervise
-from pomerium_agent.settings import Settings
+from pomerium_agent.settings import Secret, Settings
 from pomerium_agent.zero.answers import BootstrapConfig
 from pomerium_agent.zero.api import PATIENCE, ClusterApi, Patience
 from pomerium_agent.zero.bootstrap import BootstrapLoop
 from pomerium_agent.zero.bootstrap_file import BootstrapFile
 from pomerium_agent.zero.bundles import Downloader, DownloadUrls
+from pomerium_agent.zero.cluster_token import ClusterToken
 from pomerium_agent.zero.connect import ConnectStream, Events
 from pomerium_agent.zero.egress import tls_context, trusted_roots
 from pomerium_agent.zero.filled import watch_filled
 from pomerium_agent.zero.identity import read_identity
-from pomerium_agent.zero.nudge import ConnectionState, Schedule
+from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule
 from pomerium_agent.zero.reconciler import Reconciler
 from pomerium_agent.zero.report import Reporter
-from pomerium_agent.zero.secrets import DerivedSecrets, derive_secrets
+from pomerium_agent.zero.secrets import DerivedSecrets
 from pomerium_agent.zero.standing import Standing
 from pomerium_agent.zero.writeback import open_writeback
 
@@ -46,7 +47,7 @@ class Link:
     `filled` is true once the configuration is in the databroker, brought there by our jobs or by another replica's.
     """
 
-    secrets: DerivedSecrets
+    token: ClusterToken
     bootstrap: Latest[BootstrapConfig | None]
     connection: Latest[ConnectionState]
     events: Events
@@ -58,30 +59,45 @@ class Link:
     health: Health
     clock: Clock
 
+    @property
+    def secrets(self) -> DerivedSecrets:
+        """What follows from the token in use."""
+        return self.token.secrets.value
+
 
 @asynccontextmanager
 async def open_link(
-    settings: Settings, *, health: Health, clock: Clock, instance: str, patience: Patience = PATIENCE
+    settings: Settings,
+    *,
+    health: Health,
+    clock: Clock,
+    instance: str,
+    patience: Patience = PATIENCE,
+    hangup: Flag | None = None,
 ) -> AsyncIterator[Link]:
     """Open the line: the connect stream and the bootstrap loop run until the block ends.
 
     Yields once the bootstrap file was tried (Z-22). Raises SettingsError for what cannot work on this machine;
-    Refused comes out of the block, in an exception group, unless the settings say to serve on.
+    Refused comes out of the block, in an exception group, unless the settings say to serve on. `hangup`: read the
+    cluster token again.
     """
     identity = await asyncio.to_thread(read_identity, instance)
-    secrets = derive_secrets(settings.token)
     roots = await asyncio.to_thread(trusted_roots)
-    writeback = await asyncio.to_thread(open_writeback, settings.bootstrap_writeback, secrets.file_key)
-    standing = Standing(settings.on_refused, health=health, clock=clock)
     async with _open_sessions(roots) as (api_session, download_session):
         api = ClusterApi(api_session, settings.cluster_api, settings.token, identity, clock=clock, patience=patience)
+        token = ClusterToken(
+            settings.token, settings.token_source, api, health=health, clock=clock, hangup=hangup or Flag()
+        )
+        file_key = token.secrets.value.file_key
+        writeback = await asyncio.to_thread(open_writeback, settings.bootstrap_writeback, file_key)
+        standing = Standing(settings.on_refused, token, health=health, clock=clock)
         stream = ConnectStream(settings.connect, identity, roots, api.tokens, health=health, clock=clock)
         due = Schedule(stream.connection, stream.events.bootstrap_config_updated, clock=clock)
         bootstrap = BootstrapLoop(api, due, writeback, health=health, clock=clock)
         if settings.bootstrap_file is not None:
-            await bootstrap.load(BootstrapFile(settings.bootstrap_file, secrets.file_key))
+            await bootstrap.load(BootstrapFile(settings.bootstrap_file, file_key))
         link = Link(
-            secrets=secrets,
+            token=token,
             bootstrap=bootstrap.current,
             connection=stream.connection,
             events=stream.events,
@@ -94,10 +110,35 @@ async def open_link(
             clock=clock,
         )
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(standing.while_welcome(run)) for run in (stream.run, bootstrap.run)]
+            tasks = [
+                group.create_task(token.run(), name="cluster-token"),
+                group.create_task(standing.follow_token(), name="standing"),
+                group.create_task(_run_with_each_token(token, standing, stream, bootstrap), name="line"),
+            ]
             yield link
             for task in tasks:
                 task.cancel()
+
+
+async def _run_with_each_token(
+    token: ClusterToken, standing: Standing, stream: ConnectStream, bootstrap: BootstrapLoop
+) -> None:
+    """The stream and the bootstrap loop, begun anew with another token. Nothing that serves visitors stands on them."""
+    sealed_with = token.current.value
+
+    async def keep_bootstrap(present: Secret) -> None:
+        nonlocal sealed_with
+        if present != sealed_with:
+            await bootstrap.reseal(token.secrets.value.file_key)
+            sealed_with = present
+        await standing.while_welcome(bootstrap.run)
+
+    async def under(present: Secret) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(standing.while_welcome(stream.run), name="connect")
+            group.create_task(keep_bootstrap(present), name="bootstrap")
+
+    await rerun_on_change(token.current, under)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from pomerium_agent.errors import AgentError
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.settings import Secret
 
@@ -35,6 +36,7 @@ class TokenCache:
         self._lock = asyncio.Lock()
         self._bearer: Secret | None = None
         self._expires = 0.0
+        self._era = 0  # grows with every other cluster token
 
     async def bearer(self, min_ttl: timedelta) -> Secret:
         """A bearer that lives longer than `min_ttl`, or a fresh one; raises what the exchange raises."""
@@ -44,15 +46,27 @@ class TokenCache:
         async with self._lock:
             if self._bearer is not None and self._bearer is not seen:
                 return self._bearer  # exchanged while we waited: as fresh as one can be
-            asked_at = self._clock.monotonic()
-            fresh = await self._exchange()
-            self._bearer, self._expires = fresh.secret, asked_at + fresh.expires_in.total_seconds()
-            return fresh.secret
+            while True:
+                era, asked_at = self._era, self._clock.monotonic()
+                try:
+                    fresh = await self._exchange()
+                except AgentError:
+                    if era == self._era:
+                        raise
+                    continue  # it was about the cluster token before
+                if era == self._era:
+                    self._bearer, self._expires = fresh.secret, asked_at + fresh.expires_in.total_seconds()
+                    return fresh.secret
 
     def reset(self, failed: Secret) -> None:
         """Forget `failed`, which the other side did not accept; a bearer that has replaced it stays (Z-11, W2)."""
         if self._bearer == failed:
             self._bearer = None
+
+    def begin_anew(self) -> None:
+        """There is another cluster token: forget what came of the one before, also what is still under way."""
+        self._bearer = None
+        self._era += 1
 
     def _usable(self, min_ttl: timedelta) -> Secret | None:
         if self._bearer is None or self._expires <= self._clock.monotonic() + min_ttl.total_seconds():

@@ -31,6 +31,9 @@ class Writeback(Protocol):
     async def save(self, bootstrap: BootstrapConfig) -> None:
         """Keep it, if it differs from what is kept. Raises WritebackFailed."""
 
+    def rekey(self, key: bytes) -> None:
+        """Seal with another key from now on; what is kept counts as different."""
+
 
 class WritebackFailed(Retryable):
     """The bootstrap config could not be kept; the next fetch tries again."""
@@ -69,6 +72,9 @@ class FileWriteback:
             await self._file.save(bootstrap)
         except OSError as error:
             raise WritebackFailed(f"cannot write {self._file.path}: {error.strerror or error}") from error
+
+    def rekey(self, key: bytes) -> None:
+        self._file.rekey(key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +126,9 @@ class SecretWriteback:
         if status not in (200, 201):
             raise WritebackFailed(f"{self._name}: Kubernetes answered {status}: {reason}")
         self._saved = bootstrap
+
+    def rekey(self, key: bytes) -> None:
+        self._key, self._saved = key, None
 
     async def _apply(self, body: bytes) -> tuple[int, str]:
         token = (await asyncio.to_thread(self._token_file.read_text)).strip()

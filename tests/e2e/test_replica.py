@@ -262,7 +262,7 @@ async def test_console_status_shows_the_version_in_force_on_each_replica() -> No
 async def test_a_rotated_token_stops_the_replica_with_code_3() -> None:
     """Z-66, architecture 8."""
     async with open_world() as world, world.cluster.replica() as replica:
-        await world.cluster.verb("console", "cluster", "rotate-token", CLUSTER)
+        await world.cluster.verb("console", "cluster", "rotate-token", CLUSTER, "--overlap", "0")
 
         async with asyncio.timeout(60):
             code = await replica.running.process.wait()

@@ -212,3 +212,23 @@ def test_tokens_are_verified_for_strangers_only_where_that_is_said(text: str, an
 def test_neither_yes_nor_no_is_named() -> None:
     with pytest.raises(SettingsError, match=r"POMERIUM_AGENT_MIXED_CLUSTER: 'perhaps' is neither"):
         read_settings(TOKEN | {"POMERIUM_AGENT_MIXED_CLUSTER": "perhaps"})
+
+
+@pytest.mark.parametrize("name", ["token", "config.yaml"])
+def test_a_token_in_a_file_may_be_read_again_and_one_in_the_environment_may_not(tmp_path: Path, name: str) -> None:
+    """Z-1, Z-3, zero link 18.5."""
+    path = tmp_path / name
+    text = "pomerium_zero_token: {}\n" if name.endswith("yaml") else "{}\n"
+    path.write_text(text.format("before"))
+    env = {"HOME": "/home/ada"} | ({} if name.endswith("yaml") else {"POMERIUM_ZERO_TOKEN_FILE": str(path)})
+    settings = read_settings(env, path)
+
+    path.write_text(text.format("after"))
+
+    assert settings.token == "before"
+    assert settings.token_source.rereadable
+    assert settings.token_source.read() == "after"
+    path.unlink()
+    with pytest.raises(SettingsError):
+        settings.token_source.read()
+    assert not read_settings(TOKEN, path).token_source.rereadable

@@ -123,3 +123,16 @@ def test_no_bit_can_be_changed_unseen(at: int, bit: int) -> None:
 
     with pytest.raises(ConfigRejected):
         open_kept(KEY, bytes(content))
+
+
+async def test_with_another_token_it_is_sealed_anew_and_the_old_key_opens_nothing(tmp_path: Path) -> None:
+    """Z-4, Z-6: what is kept follows the token, and a file of another token is refused in words."""
+    there = LastGood(tmp_path, KEY)
+    await there.save(kept("/a"))
+
+    there.rekey(bytes(32))
+    await there.save(kept("/a"))
+
+    assert await LastGood(tmp_path, bytes(32)).load() == kept("/a")
+    with pytest.raises(ConfigRejected, match="another cluster token"):
+        await LastGood(tmp_path, KEY).load()

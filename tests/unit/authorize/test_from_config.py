@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
@@ -11,6 +12,7 @@ from pomerium_agent.authorize.forwarded import is_ours
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.authorize.rules import RouteRules, Rules
 from pomerium_agent.sessions.bearer import BearerFormat
+from pomerium_agent.sessions.signer import Signer
 from tests.fakes.config_records import NOW, compiled, config, issue, route
 from tests.unit.authorize.asking import KEY, SIGNER
 
@@ -108,3 +110,16 @@ def test_a_serverless_route_has_its_audience() -> None:
 
     assert one(**fields).serverless_audience == "https://app.run.app"
     assert rules(**fields).google_account is None
+
+
+def test_with_another_token_the_key_before_stays_published() -> None:
+    """A-23, zero link 7: what was signed a moment ago can still be verified; the control plane looks for the last."""
+    builder = RulesBuilder(shared_key=KEY, signer=SIGNER)
+    another = Signer(ec.generate_private_key(ec.SECP256R1()))
+    rules(builder)
+
+    builder.sign_with(another)
+    made = rules(builder)
+
+    assert made.signer is another
+    assert {key["kid"] for key in made.public_keys} == {another.kid, SIGNER.kid}

@@ -243,6 +243,8 @@ def test_a_database_of_the_first_step_is_brought_forward_with_its_clusters(tmp_p
         for table in (*tables, "connected", "cluster_address"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("DROP TABLE service_account")
+        connection.execute("DROP TABLE old_token")
+        connection.execute("ALTER TABLE replica DROP COLUMN generation")
         connection.execute("ALTER TABLE cluster DROP COLUMN accounts_version")
         connection.execute("ALTER TABLE cluster DROP COLUMN accounts_changed_at")
         connection.execute("PRAGMA user_version = 1")

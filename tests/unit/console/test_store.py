@@ -81,10 +81,10 @@ def test_a_token_opens_its_cluster_and_only_until_it_is_rotated(tmp_path: Path) 
 
         new = rotate_token(store, made.cluster)
 
-        assert store.cluster_by_token(made.token) is None
-        found = store.cluster_by_token(new)
+        assert store.rotations.open(made.token, NOW) is None
+        found = store.rotations.open(new, NOW)
         assert found is not None
-        assert (found.id, found.generation) == (made.cluster.id, made.cluster.generation + 1)
+        assert (found.cluster_id, found.generation) == (made.cluster.id, made.cluster.generation + 1)
 
 
 def test_a_token_is_one_word_of_256_random_bits(tmp_path: Path) -> None:

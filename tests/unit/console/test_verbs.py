@@ -113,7 +113,20 @@ def test_a_rotated_token_is_another_one() -> None:
     after = json.loads(type_in("cluster", "rotate-token", "demo", "--json"))["token"]
 
     assert after != before
-    assert "POMERIUM_ZERO_TOKEN=pct_" in type_in("cluster", "rotate-token", "demo")
+    assert "POMERIUM_ZERO_TOKEN=pct_" in type_in("cluster", "rotate-token", "demo", "--overlap", "0")
+
+
+def test_the_verbs_rotate_with_an_overlap_and_end_it() -> None:
+    type_in("cluster", "create", "demo")
+
+    said = json.loads(type_in("cluster", "rotate-token", "demo", "--json"))
+
+    assert said["token"].startswith("pct_")
+    assert said["tokens"]["old"]["fingerprint"] != said["tokens"]["fingerprint"]
+    assert "the old one" in type_in("status")
+    assert "refused now" in type_in("cluster", "end-overlap", "demo")
+    assert "the old one" not in type_in("status")
+    assert "nothing to end" in type_in("cluster", "end-overlap", "demo")
 
 
 def test_applying_says_what_changes_and_the_second_time_nothing() -> None:

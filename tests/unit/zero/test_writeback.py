@@ -92,6 +92,20 @@ async def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
         assert len(api.seen) == 1
 
 
+async def test_with_another_key_the_same_content_is_written_anew(tmp_path: Path) -> None:
+    """Z-6, Z-27: the cluster has another token."""
+    another = bytes(32)
+    async with serve_api(tmp_path) as api:
+        writeback = await api.open()
+        await writeback.save(BOOTSTRAP)
+
+        writeback.rekey(another)
+        await writeback.save(BOOTSTRAP)
+
+        (_, (_, body)) = api.seen
+        assert open_sealed(another, base64.b64decode(yaml.safe_load(body)["data"]["some/key"])) == BOOTSTRAP
+
+
 async def test_the_token_is_read_for_each_write(tmp_path: Path) -> None:
     """W6: projected tokens expire and are replaced."""
     async with serve_api(tmp_path) as api:
