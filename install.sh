@@ -43,6 +43,7 @@ POMERIUM_AGENT_ON_REFUSED"
     ETC=$ROOT/etc/pomerium-agent
     UNIT=$ROOT/etc/systemd/system/pomerium-agent.service
     LINK=$ROOT/usr/local/bin/pomerium-agent
+    PROBLEMS=()
     TOKEN=""
     TOKEN_GIVEN=no
     # Nothing that this script starts inherits the token.
@@ -63,7 +64,6 @@ die() {
     exit 1
 }
 
-PROBLEMS=()
 problem() { PROBLEMS+=("$*"); }
 
 # Looking; nothing here changes anything.
@@ -147,15 +147,10 @@ check_python() { # a Python that is there, or how one will be had
 }
 
 listening() { # is a TCP port taken?
-    local file address state hex
+    local hex
     hex=$(printf ':%04X' "$1")
-    for file in /proc/net/tcp /proc/net/tcp6; do
-        [ -r "$file" ] || continue
-        while read -r _ address _ state _; do
-            [ "$state" = 0A ] && [ "${address: -5}" = "$hex" ] && return 0
-        done <"$file"
-    done
-    return 1
+    awk -v hex="$hex" '$4 == "0A" && substr($2, length($2) - 4) == hex { found = 1 } END { exit !found }' \
+        <(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null) # the second is missing where IPv6 is off
 }
 
 check_ports() {
@@ -168,6 +163,7 @@ check_ports() {
         [ "$name" != ADDRESS ] || address=${address:-:443}
         [ -n "$address" ] || continue
         port=${address##*:}
+        [ "$port" != "$address" ] || port=""
         case $port in
         "" | *[!0-9]* | ??????*) problem "$name: '$address' is not host:port, for example :8443" ;;
         *) if listening "$((10#$port))"; then
@@ -717,10 +713,6 @@ uninstall() {
     fi
     systemctl disable --quiet --now pomerium-agent 2>/dev/null || true
     rm -rf "${places[@]}"
-    if [ "$KEEP_DATA" = no ]; then
-        # Made by systemd for services like this one; others may be using them.
-        rmdir --ignore-fail-on-non-empty /var/lib/private /var/cache/private 2>/dev/null || true
-    fi
     systemctl daemon-reload
     systemctl reset-failed pomerium-agent 2>/dev/null || true
     say "pomerium-agent is removed. Left: its lines in the journal, and packages that came from the distribution."
@@ -812,4 +804,4 @@ main() {
     esac
 }
 
-main "$@"
+{ main "$@"; } # in braces: cut anywhere in this line, it is no command at all
