@@ -109,7 +109,7 @@ check_machine() {
     "glibc "*)
         version=${libc#glibc }
         at_least "$version" 2.31 ||
-            problem "glibc is $version; Envoy needs 2.31 (Debian 11, Ubuntu 20.04, RHEL 9, or newer)"
+            problem "glibc is $version; Envoy needs 2.31 (Debian 11, Ubuntu 22.04, RHEL 9, or newer)"
         ;;
     *) problem "the C library is not glibc; Envoy's package is made for glibc only" ;;
     esac
@@ -393,6 +393,8 @@ make_python() {
     step "installing a Python that is new enough"
     if [ "$FAMILY" = debian ]; then
         apt_install python3 || true
+        check_python
+        [ -n "$PYTHON" ] || apt_install python3.11 python3.11-venv 2>/dev/null || true # Ubuntu 22.04 has it beside its own
     else
         dnf -y -q install python3.12 || dnf -y -q install python3.11 || true
     fi

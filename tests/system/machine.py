@@ -40,6 +40,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
             timeout=timeout,
             check=False,
         )
@@ -73,12 +74,15 @@ def booted(directory: Path, wheels: Path) -> Iterator[Machine]:
     log = (directory / "boot.log").open("w")
     binds = [f"--bind-ro={wheels}:/srv/wheels", f"--bind-ro={ROOT / 'install.sh'}:/srv/install.sh"]
     options = ["--quiet", "--register=no", "--keep-unit", "--private-network", "--console=pipe"]
-    with log, subprocess.Popen(
-        ["systemd-nspawn", *options, *binds, "--boot", f"--directory={root}"],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-    ) as nspawn:
+    with (
+        log,
+        subprocess.Popen(
+            ["systemd-nspawn", *options, *binds, "--boot", f"--directory={root}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        ) as nspawn,
+    ):
         try:
             yield up(nspawn, root)
         finally:

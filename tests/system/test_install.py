@@ -29,7 +29,8 @@ routes:
 PREPARE = """
 set -e
 python3 -m venv --without-pip /srv/console
-/srv/console/bin/python /srv/wheels/pip-*.whl/pip install -q --no-index --find-links /srv/wheels \\
+pip=$(echo /srv/wheels/pip-*.whl)
+/srv/console/bin/python $pip/pip install -q --no-index --find-links /srv/wheels \\
     --root-user-action=ignore pomerium-agent
 agent=/srv/console/bin/pomerium-agent
 mkdir /srv/www && echo hello-from-upstream >/srv/www/index.html
@@ -63,6 +64,14 @@ find /run /etc /var -xdev -type f -perm /044 -size -2M -exec cat {} + 2>/dev/nul
 FILES = """
 find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log -o -path /srv \\) -prune \\
     -o -printf '%p %m %u %g %l\\n' | sort
+"""
+MUTE = """'An agent that never becomes ready.'
+
+import time
+
+
+def agent() -> None:
+    time.sleep(3600)
 """
 STATE = "systemctl show -P ActiveState -P NRestarts -P ExecMainStatus pomerium-agent"
 
@@ -98,14 +107,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     another_release(wheels, "next", "99.0.0")
     crashes = "raise RuntimeError('a release that is broken')\n"
     another_release(wheels, "crashes", "99.0.1", {"pomerium_agent/keeper/keeper.py": crashes})
-    mute = '"""An agent that never becomes ready."""\n\nimport time\n\n\ndef agent(config: object = None) -> None:\n    time.sleep(3600)\n'
-    another_release(wheels, "mute", "99.0.2", {"pomerium_agent/cli/agent.py": mute})
+    another_release(wheels, "mute", "99.0.2", {"pomerium_agent/cli/agent.py": MUTE})
     with booted(directory, wheels) as machine:
         (machine.root / "srv" / "config.yaml").write_text(CONFIG)
         machine.says(PREPARE, {"POMERIUM_CONSOLE_DATA": "/srv/data"})
         cluster = json.loads(machine.says("cat /srv/cluster.json"))
         names = ("CLUSTER_API_ENDPOINT", "CONNECT_SERVER_ENDPOINT", "POMERIUM_OTEL_ENDPOINT")
-        yield Scene(machine, cluster["POMERIUM_ZERO_TOKEN"], {name: cluster[name] for name in names}, wheels)
+        yield Scene(machine, cluster["token"], {name: cluster[name] for name in names}, wheels)
 
 
 @pytest.fixture
@@ -159,14 +167,19 @@ def test_install_again_changes_nothing(installed: Scene) -> None:
 
 def test_another_setting_is_kept_and_the_service_started_again(installed: Scene) -> None:
     pid = installed.main_pid()
-    changed = Scene(installed.machine, installed.token, {**installed.environ, "HEALTH_CHECK_ADDR": "127.0.0.1:28080"}, installed.houses)
+    changed = Scene(
+        installed.machine,
+        installed.token,
+        {**installed.environ, "HEALTH_CHECK_ADDR": "127.0.0.1:28080"},
+        installed.houses,
+    )
 
     done = changed.install_sh("install")
 
     assert done.returncode == 0, done.stdout
     assert installed.main_pid() != pid
     assert installed.install_sh("install").returncode == 0  # said once, kept
-    ready = "import urllib.request as r; print(r.urlopen(\"http://127.0.0.1:28080/readyz\").status)"
+    ready = 'import urllib.request as r; print(r.urlopen("http://127.0.0.1:28080/readyz").status)'
     assert installed.machine.says(f"python3 -c '{ready}'") == "200"
 
 
@@ -205,7 +218,9 @@ def test_secrets_are_shown_nowhere(installed: Scene) -> None:
     assert "pomerium_zero_token" in found  # and the unit
     assert installed.token not in found
     assert PLANTED not in found
-    assert installed.machine.says("stat -c '%a %U' /etc/pomerium-agent /etc/pomerium-agent/token") == "700 root\n600 root"
+    assert (
+        installed.machine.says("stat -c '%a %U' /etc/pomerium-agent /etc/pomerium-agent/token") == "700 root\n600 root"
+    )
 
 
 def test_the_service_is_what_it_claims_to_be(installed: Scene) -> None:
@@ -234,10 +249,9 @@ def test_reload_reaches_the_agent_and_costs_nothing(installed: Scene) -> None:
 
 
 def test_a_keeper_that_hangs_is_replaced(installed: Scene) -> None:
-    pid = installed.main_pid()
+    drop_in = "/run/systemd/system/pomerium-agent.service.d"
     installed.machine.says(
-        "mkdir -p /run/systemd/system/pomerium-agent.service.d && "
-        "printf '[Service]\\nWatchdogSec=2\\nTimeoutAbortSec=2\\n' >/run/systemd/system/pomerium-agent.service.d/test.conf && "
+        f"mkdir {drop_in} && printf '[Service]\\nWatchdogSec=2\\nTimeoutAbortSec=2\\n' >{drop_in}/test.conf && "
         "systemctl daemon-reload && systemctl restart pomerium-agent"
     )
     pid = installed.main_pid()
@@ -246,7 +260,7 @@ def test_a_keeper_that_hangs_is_replaced(installed: Scene) -> None:
 
     installed.machine.eventually("another keeper is ready", lambda: installed.main_pid() not in (pid, "0"))
     installed.machine.eventually("it serves", lambda: installed.visit() == "200 hello-from-upstream")
-    installed.machine.says("rm -r /run/systemd/system/pomerium-agent.service.d && systemctl daemon-reload")
+    installed.machine.says(f"rm -r {drop_in} && systemctl daemon-reload")
 
 
 def test_a_token_that_is_refused_ends_the_service_for_good(bare: Scene) -> None:

@@ -167,7 +167,9 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(machine: Machine)
     assert tree(machine.root) == before
 
 
-@pytest.mark.parametrize("os_release", [DEBIAN, RHEL, "ID=ubuntu\nID_LIKE=debian\n", "ID=almalinux\nID_LIKE='rhel centos fedora'\n"])
+@pytest.mark.parametrize(
+    "os_release", [DEBIAN, RHEL, "ID=ubuntu\nID_LIKE=debian\n", "ID=almalinux\nID_LIKE='rhel centos fedora'\n"]
+)
 def test_families_that_are_known(machine: Machine, os_release: str) -> None:
     machine.says(os_release)
 
@@ -300,7 +302,9 @@ def test_a_hash_without_a_file_is_refused(machine: Machine) -> None:
     assert "--sha256 is about the file" in machine.refusal(POMERIUM_AGENT_SHA256="0" * 64)
 
 
-@pytest.mark.parametrize("arguments", [("instal",), ("install", "status"), ("install", "--from"), ("--wait", "x", "install")])
+@pytest.mark.parametrize(
+    "arguments", [("instal",), ("install", "status"), ("install", "--from"), ("--wait", "x", "install")]
+)
 def test_what_is_not_understood_is_refused(machine: Machine, arguments: tuple[str, ...]) -> None:
     done = machine.run(*arguments)
 
@@ -324,4 +328,3 @@ def test_version_says_what_is_installed(machine: Machine) -> None:
     (release.parents[1] / "current").symlink_to("versions/3")
     assert machine.run("--version").stdout == "install.sh 0.1.0, installed: pomerium-agent 1.2.3\n"
     assert machine.run("status").returncode == 1
-
