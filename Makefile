@@ -47,7 +47,7 @@ e2e: $(READY) oidc ## Tests with real processes: Envoy, console, agent
 
 test: check e2e ## Everything
 
-# Apart, since it needs root, debootstrap and systemd-nspawn, and a minute or two.
+# Apart, since it needs root, debootstrap and systemd-nspawn, and some minutes.
 test-install: $(READY) ## install.sh and the service in a bare Debian that is booted for it
 	$(BIN)/pytest -q -m system tests/system
 
