@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs pomerium-agent as a systemd service, upgrades it, takes it away again.
-# Everything is in functions and the last line calls the first of them, so half a script does nothing.
-set -euo pipefail
+# Everything is in functions, and those in one pair of braces that the last line closes and calls: bash runs nothing of
+# a download that was cut off, not even what half a word of it would be (`make` of `make_venv`).
+{
 
 usage() {
     cat <<'END'
@@ -789,6 +790,7 @@ options() {
 }
 
 main() {
+    set -euo pipefail # in here, as everything: half of this line alone would print all variables
     constants
     options "$@"
     case $VERB in
@@ -806,4 +808,4 @@ main() {
     esac
 }
 
-{ main "$@"; } # in braces: cut anywhere in this line, it is no command at all
+main "$@"; }
