@@ -10,10 +10,10 @@ OIDC := tests/oidc/node_modules/.package-lock.json
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oidc proto check unit e2e test golden bench drill demo format clean
+.PHONY: help setup oidc proto check unit e2e test test-install golden bench drill demo format clean
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Create the virtual environment and generate the wire contracts
 
@@ -38,7 +38,7 @@ check: $(READY) ## Format, lint, types, floors and fast tests: the inner loop
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n auto --dist loadfile -m 'not e2e' tests
+	$(BIN)/pytest -q -n auto --dist loadfile -m 'not e2e and not system' tests
 
 format: $(READY) ## Let ruff write the formatting and the fixes it is sure of
 	$(BIN)/ruff format .
@@ -48,6 +48,10 @@ e2e: $(READY) oidc ## Tests with real processes: Envoy, console, agent
 	$(BIN)/pytest -q -m e2e -n $(E2E_WORKERS) --dist loadfile --timeout 120 tests
 
 test: check e2e ## Everything
+
+# Apart, since it needs root, debootstrap and systemd-nspawn, and some minutes.
+test-install: $(READY) ## install.sh and the service in a bare Debian that is booted for it
+	$(BIN)/pytest -q -m system tests/system
 
 golden: $(READY) ## Rewrite the golden files; read the diff before you commit it
 	GOLDEN=write $(BIN)/pytest -q tests/golden
