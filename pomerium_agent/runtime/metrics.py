@@ -15,7 +15,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series per counter that says when it began, which nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that says when it began, which nobody asks for
         self.registry = CollectorRegistry(auto_describe=False)
         self.build_info = Gauge(
             "build_info",

@@ -4,7 +4,7 @@ from pomerium_agent.runtime.metrics import Metrics
 
 
 def test_what_is_counted_is_shown_by_its_name_and_only_once() -> None:
-    """Names are Pomerium's where it has one (zero link 14); two registries of one process know nothing of each other."""
+    """Names are those Pomerium has (zero link 14); two registries of one process know nothing of each other."""
     metrics, other = Metrics(), Metrics()
     metrics.policies.set(3)
     metrics.reports_sent.labels("health").inc(2)
