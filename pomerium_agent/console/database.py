@@ -160,6 +160,18 @@ MIGRATIONS: tuple[str, ...] = (
         address TEXT NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE telemetry (                 -- what each replica last answered, when it was asked for metrics
+        cluster_id TEXT NOT NULL,
+        instance TEXT NOT NULL,
+        at TEXT NOT NULL,
+        scopes TEXT NOT NULL,                -- JSON
+        dau INTEGER,                         -- NULL: it did not have the lease
+        mau INTEGER,
+        PRIMARY KEY (cluster_id, instance),
+        FOREIGN KEY (cluster_id, instance) REFERENCES replica (cluster_id, instance) ON DELETE CASCADE
+    ) WITHOUT ROWID;
+    """,
 )
 
 

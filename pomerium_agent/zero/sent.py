@@ -8,7 +8,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import ScopeMetrics
 
 from pomerium_agent.runtime.health import Report
 from pomerium_agent.runtime.metrics import Metrics
-from pomerium_agent.zero.otlp_metrics import described
+from pomerium_agent.runtime.otlp_words import described
 
 USERS_KEPT = 1000  # of one usage report
 CHECKS_KEPT = 1000
