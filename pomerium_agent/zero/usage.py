@@ -48,6 +48,7 @@ class People:
     def __init__(self) -> None:
         self._people: dict[str, _Person] = {}
         self._updated: dict[str, None] = {}  # in the order of their change
+        self.news = asyncio.Event()  # somebody is updated
 
     def take(self, record: Record) -> None:
         """Look at one session or user."""
@@ -65,6 +66,7 @@ class People:
         if user_id and self._people.get(user_id) != person:
             self._people[user_id] = person
             self._updated[user_id] = None
+            self.news.set()
 
     async def report(self, key: bytes, post: Post) -> list[dict[str, str]]:
         """Tell of everybody who is new or changed, many at a time; who was told of is not told of again (W14)."""
@@ -78,6 +80,8 @@ class People:
             for user_id, person in batch.items():
                 if self._people[user_id] == person:
                     del self._updated[user_id]
+        if not self._updated:
+            self.news.clear()
         return told
 
 
@@ -100,7 +104,7 @@ def _rfc3339(moment: tuple[int, int]) -> str:
 
 
 class Usage:
-    """Follows the records and reports, at once and then once a minute.
+    """Follows the records and reports at once whenever there is news, and at most once a minute.
 
     A report that fails is tried again with all that changed meanwhile; nothing about usage ever ends the agent (W14).
     The key must not be empty: without one, anybody could find out who is behind a pseudonym by trying.
@@ -140,6 +144,7 @@ class Usage:
             if len(types) == 2:  # the first report contains everybody
                 break
         while True:
+            await self._people.news.wait()
             await until_done("usage-report", self._once, clock=self._clock, backoff=patient())
             await self._clock.sleep(INTERVAL)
 
@@ -148,5 +153,4 @@ class Usage:
             told = await self._people.report(self._key, self._post)
         except Refused as error:  # the jobs that need the token meet the same answer and decide
             raise ControlPlaneUnavailable(f"refused: {error}") from error
-        if told:
-            self._sent.usage(told, self._clock.now())
+        self._sent.usage(told, self._clock.now())
