@@ -56,7 +56,7 @@ def told(sent: dict[str, Any]) -> list[str]:
     else:
         shown = len(usage["users"])
         rest = "" if shown == usage["count"] else f", of whom {shown} are shown"
-        lines.append(f"usage      {usage['sent_at']}  {usage['count']} users{rest}")
+        lines.append(f"usage      {usage['sent_at']}  {usage['count']} user{'' if usage['count'] == 1 else 's'}{rest}")
         for user in usage["users"]:
             email = user["pseudonymousEmail"] or "-"
             lines.append(plain(f"  user {user['pseudonymousId']}  email {email}  signed in {user['lastSignedInAt']}"))
