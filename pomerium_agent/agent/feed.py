@@ -101,6 +101,7 @@ class Feeder:
                 rules = await asyncio.to_thread(self.builder.build, compiled.snapshot)
                 self.rules.set(rules)
                 self.keys.set(rules.public_keys)
+                self.board.health.running(Check.AUTHORIZE)
             if self.handed is not None:
                 await self.handed.write(snapshot.digest)
             self._offers += 1

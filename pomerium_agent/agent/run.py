@@ -42,7 +42,7 @@ from pomerium_agent.errors import EnvoyUnavailable
 from pomerium_agent.handoff.keys import hosted_client_key
 from pomerium_agent.idp import Providers
 from pomerium_agent.runtime.clock import Clock, SystemClock
-from pomerium_agent.runtime.health import Check, Health
+from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
@@ -158,6 +158,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
                     clock=clock,
                     shared_key=secret,
                     cluster=cluster,
+                    health=health,
                 ),
                 serverless=serverless,
                 access=at.access,
@@ -183,7 +184,6 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         _run_envoy(settings, board, at.keeper, clock) as (ads, admin),
     ):
         at.link.envoy.set(admin.stats)
-        health.running(Check.AUTHORIZE)
         board.people = People(backend=databroker, sessions=sessions, site=site)
         config: Latest[Compiled | None] = Latest(None)
         note = HandedNote(settings.runtime_dir, board.envoy_pid)

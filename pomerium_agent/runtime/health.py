@@ -41,6 +41,11 @@ def bundle_check(bundle_id: str) -> str:
     return f"zero.resource-bundle.{bundle_id}"
 
 
+def provider_check(name: str) -> str:
+    """The check of one identity provider whose JWTs are let in."""
+    return f"identity-provider.{name}"
+
+
 class Status(StrEnum):
     UNKNOWN = "UNKNOWN"
     RUNNING = "RUNNING"

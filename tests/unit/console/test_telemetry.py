@@ -4,6 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import grpc
 import pytest
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
@@ -17,7 +18,10 @@ from pomerium_agent.console.otlp import METRICS
 from pomerium_agent.console.status import read_status
 from pomerium_agent.console.telemetry import MAX_SERIES, MAX_TEXT, cut, read_telemetry
 from pomerium_agent.console.words import status_lines
+from pomerium_agent.pb.pomerium import connect_pb2
 from tests.fakes.console import NOW, Visit, visited_console
+
+Call = grpc.aio.UnaryStreamCall[connect_pb2.SubscribeRequest, connect_pb2.Message]
 
 
 def text(key: str, value: str) -> KeyValue:
@@ -49,14 +53,20 @@ async def export(visit: Visit, *scopes: ScopeMetrics, instance: str = "i-1") -> 
         await call(request, metadata=(("authorization", f"Bearer {await visit.bearer()}"),), timeout=5)
 
 
+async def next_message(call: Call) -> connect_pb2.Message:
+    async with asyncio.timeout(5):
+        message = await call.read()
+    assert isinstance(message, connect_pb2.Message)
+    return message
+
+
 async def test_who_is_connected_is_asked_and_who_comes_later_is_not(tmp_path: Path) -> None:
     """Zero link 6.1: telemetry_request, with what is wanted of each producer."""
     question = {"op": "telemetry", "envoy": ["envoy_server_live"], "agent": ["build_info"]}
     async with visited_console(tmp_path) as visit:
         async with visit.subscribed(await visit.bearer()) as call:
             said = await asyncio.to_thread(ask, visit.console.data_dir, question | {"cluster": visit.cluster.id})
-            async with asyncio.timeout(5):
-                message = await call.read()
+            message = await next_message(call)
 
         request = message.telemetry_request
         assert said == {"ok": True}
@@ -65,8 +75,7 @@ async def test_who_is_connected_is_asked_and_who_comes_later_is_not(tmp_path: Pa
         assert list(request.pomerium_metrics.metrics) == ["build_info"]
         async with visit.subscribed(await visit.bearer()) as later:
             await visit.console.nudges.ask_telemetry(visit.cluster.id, request)
-            async with asyncio.timeout(5):
-                assert (await later.read()).HasField("telemetry_request")
+            assert (await next_message(later)).HasField("telemetry_request")
             await visit.console.nudges.refresh(visit.cluster.id)  # nothing new, so nothing is said
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
@@ -123,8 +132,7 @@ async def test_the_verb_asks_waits_and_shows(tmp_path: Path) -> None:
             await visit.console.presence.written()
             words = ["telemetry", "demo", "--envoy", "a", "--data-dir", str(tmp_path)]
             typed = asyncio.create_task(asyncio.to_thread(CliRunner().invoke, console_app, words))
-            async with asyncio.timeout(5):
-                message = await call.read()
+            message = await next_message(call)
             assert list(message.telemetry_request.envoy_metrics.metrics) == ["a"]
             await export(visit, scope("envoy", a=7))
 

@@ -32,7 +32,10 @@ CHECK = "routes.reachable"
 
 
 def config(*routes: str, custom_ca: str = "") -> config_pb2.Config:
-    return config_pb2.Config(routes=[config_pb2.Route(**{"from": url, "tls_custom_ca": custom_ca}) for url in routes])
+    found = config_pb2.Config()
+    for url in routes:
+        setattr(found.routes.add(tls_custom_ca=custom_ca), "from", url)
+    return found
 
 
 def test_the_hosts_of_all_routes_are_asked_once_each() -> None:
