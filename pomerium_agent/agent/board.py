@@ -11,6 +11,7 @@ from pomerium_agent.config import Compiled
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.zero import Link
 
 
@@ -22,6 +23,7 @@ class Board:
     instance: str
     health: Health
     keeper_pid: int
+    metrics: Metrics = field(default_factory=Metrics)
     denials: Denials = field(default_factory=Denials)
     people: People | None = None
     link: Link | None = None

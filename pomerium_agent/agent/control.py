@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -50,7 +51,7 @@ def build_app(board: Board) -> web.Application:
 def build_control_app(board: Board, clock: Clock) -> web.Application:
     """The same, and what names people or holds secrets: only for whoever may open the socket.
 
-    `POST /explain`, who is signed in, and the whole configuration with its keys.
+    `POST /explain`, who is signed in, what the control plane was told, and the whole configuration with its keys.
     """
 
     async def explain(request: web.Request) -> web.Response:
@@ -89,10 +90,18 @@ def build_control_app(board: Board, clock: Clock) -> web.Application:
     app = build_app(board)
     app.router.add_post("/explain", explain)
     app.router.add_get("/config", config)
+    app.router.add_get("/telemetry", partial(_show_sent, board))
     app.router.add_get("/sessions", sessions)
     app.router.add_get("/sessions/{id}", session)
     app.router.add_post("/sessions/revoke", revoke_some)
     return app
+
+
+async def _show_sent(board: Board, _request: web.Request) -> web.Response:
+    """What was last sent to the control plane."""
+    if board.link is None:
+        return web.json_response({"error": "this replica has just started and has sent nothing yet"}, status=503)
+    return web.json_response(board.link.sent.to_json())
 
 
 async def _answer(board: Board, asked: Callable[[People], Awaitable[dict[str, Any]]]) -> web.Response:

@@ -111,6 +111,7 @@ class Feeder:
                 rules = await asyncio.to_thread(self.builder.build, compiled.snapshot)
                 self.rules.set(rules)
                 self.keys.set(rules.public_keys)
+                self.board.health.running(Check.AUTHORIZE)
             if self.handed is not None:
                 await self.handed.write(snapshot.digest)
             self._offers += 1
@@ -152,6 +153,7 @@ class Feeder:
             if url not in refused and check is not Check.XDS_ROUTES:
                 health.running(check)
         if any(refusal.type_url in (LISTENER, ROUTES) and refusal.name != REDIRECT for refusal in delivery.rejections):
+            board.metrics.config_ok.set(0)
             return  # visitors do not get what was asked for
         faults = board.offered.faults if board.offered else ()
         blamed = {f"fault.{fault.id}": str(fault) for fault in faults if fault.route_id and not fault.field}
@@ -159,9 +161,19 @@ class Feeder:
             health.failed(Check.XDS_ROUTES, "\n".join(blamed.values()), {"digest": offered.digest, **blamed})
         else:
             health.running(Check.XDS_ROUTES, digest=offered.digest)
+        health.running(Check.PROXY)
+        self._count(offered)
         if board.in_force.value != offered.digest:
             board.in_force.set(offered.digest)
             log.info("configuration in force", digest=offered.digest, refused=len(delivery.rejections))
+
+    def _count(self, offered: ConfigSnapshot) -> None:
+        metrics = self.board.metrics
+        metrics.config_ok.set(1)
+        if self.board.in_force.value != offered.digest:
+            metrics.config_ok_at.set_to_current_time()
+        metrics.policies.set(len(offered.routes))
+        metrics.config_faults.set(len(self.board.offered.faults) if self.board.offered else 0)
 
 
 def in_words(refusal: Rejection) -> str:

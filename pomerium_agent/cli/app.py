@@ -15,6 +15,7 @@ from pomerium_agent.cli import (
     run,
     sessions,
     status,
+    telemetry,
     validate,
     version,
 )
@@ -37,6 +38,7 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
 app.add_typer(sessions.sessions_app, name="sessions")
+app.add_typer(telemetry.telemetry_app, name="telemetry")
 app.add_typer(console.console_app, name="console")
 
 

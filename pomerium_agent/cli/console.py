@@ -12,6 +12,7 @@ from pomerium_agent.cli.console_login import login_app
 from pomerium_agent.cli.console_options import AsJson, DataDir, default_data_dir, utc_now
 from pomerium_agent.cli.console_places import hosts, set_address
 from pomerium_agent.cli.console_rotation import end_overlap, print_token, rotate
+from pomerium_agent.cli.console_telemetry import telemetry
 from pomerium_agent.cli.exporting import export_cluster
 from pomerium_agent.cli.service_accounts import service_account_app
 
@@ -27,6 +28,7 @@ console_app.add_typer(service_account_app, name="service-account")
 console_app.command("backup")(backup)
 console_app.command("export")(export_cluster)
 console_app.command("hosts")(hosts)
+console_app.command("telemetry")(telemetry)
 cluster_app.command("set-address")(set_address)
 cluster_app.command("rotate-token")(rotate)
 cluster_app.command("end-overlap")(end_overlap)

@@ -20,4 +20,4 @@ def backup(
     place = data_dir or default_data_dir()
     with open_store(place, create=False) as store:
         size = back_up(store.database, file)
-    print(f"{file}: {size:,} bytes. Keep {place / KEY_FILE} as well, somewhere else: without it the copy opens nothing.")
+    print(f"{file}: {size:,} bytes. Keep {place / KEY_FILE} as well, somewhere else: the copy opens nothing by itself.")

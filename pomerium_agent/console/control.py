@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from pomerium_agent.console.nudges import Nudges
+from pomerium_agent.console.telemetry import telemetry_request
 from pomerium_agent.errors import SettingsError
 
 SOCKET = "console.sock"
@@ -126,6 +127,9 @@ async def _answer(line: bytes, nudges: Nudges, describe: Callable[[], Answer]) -
     match question:
         case {"op": "changed", "cluster": str(cluster_id)}:
             await nudges.refresh(cluster_id)
+            return {"ok": True}
+        case {"op": "telemetry", "cluster": str(cluster_id), "envoy": list(envoy), "agent": list(agent)}:
+            await nudges.ask_telemetry(cluster_id, telemetry_request(map(str, envoy), map(str, agent)))
             return {"ok": True}
         case {"op": "describe"}:
             return describe()

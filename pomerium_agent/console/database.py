@@ -170,6 +170,18 @@ MIGRATIONS: tuple[str, ...] = (
     -- of the token with which it came last; 0: not known
     ALTER TABLE replica ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    CREATE TABLE telemetry (                 -- what each replica last answered, when it was asked for metrics
+        cluster_id TEXT NOT NULL,
+        instance TEXT NOT NULL,
+        at TEXT NOT NULL,
+        scopes TEXT NOT NULL,                -- JSON
+        dau INTEGER,                         -- NULL: it did not have the lease
+        mau INTEGER,
+        PRIMARY KEY (cluster_id, instance),
+        FOREIGN KEY (cluster_id, instance) REFERENCES replica (cluster_id, instance) ON DELETE CASCADE
+    ) WITHOUT ROWID;
+    """,
 )
 
 

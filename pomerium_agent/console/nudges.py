@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pomerium_agent.console.store import Cluster, Store
@@ -21,6 +21,8 @@ class Numbers:
     generation: int
     old_generation: int = 0  # of the token before, which is good until then
     old_until: datetime | None = None
+    asked: int = 0  # how often telemetry was asked for
+    wanted: bytes = b""  # the telemetry request itself
 
     @staticmethod
     def of(cluster: Cluster | None) -> "Numbers":
@@ -44,6 +46,9 @@ class Numbers:
             yield connect_pb2.Message(bootstrap_config_updated=connect_pb2.BootstrapConfigUpdated())
         if (self.version, self.accounts_version) != (before.version, before.accounts_version):
             yield connect_pb2.Message(config_updated=connect_pb2.ConfigUpdated(changeset_version=self.version))
+        if self.asked != before.asked:
+            request = connect_pb2.TelemetryRequest.FromString(self.wanted)
+            yield connect_pb2.Message(telemetry_request=request)
 
 
 class Nudges:
@@ -63,9 +68,15 @@ class Nudges:
     async def refresh(self, cluster_id: str) -> None:
         """Look again at one cluster, and wake its streams when something is new."""
         cell = await self.cell(cluster_id)
-        numbers = Numbers.of(await asyncio.to_thread(self._store.find, cluster_id))
+        found = Numbers.of(await asyncio.to_thread(self._store.find, cluster_id))
+        numbers = replace(found, asked=cell.value.asked, wanted=cell.value.wanted)
         if numbers != cell.value:
             cell.set(numbers)
+
+    async def ask_telemetry(self, cluster_id: str, wanted: connect_pb2.TelemetryRequest) -> None:
+        """Have every connected replica of a cluster send its metrics (zero link 14)."""
+        cell = await self.cell(cluster_id)
+        cell.set(replace(cell.value, asked=cell.value.asked + 1, wanted=wanted.SerializeToString()))
 
     async def refresh_all(self) -> None:
         """Look again at every cluster that somebody listens for."""

@@ -13,6 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 from pomerium_agent.console.connect import instance_of
 from pomerium_agent.console.gate import Context, Gate, metadata
 from pomerium_agent.console.sightings import HealthReport, Sighting
+from pomerium_agent.console.telemetry import save_telemetry
 
 SCOPE = "pomerium-managed-core"
 TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
@@ -70,12 +71,14 @@ class Receiver:
         request: metrics_service_pb2.ExportMetricsServiceRequest,
         context: Context,
     ) -> metrics_service_pb2.ExportMetricsServiceResponse:
-        """Taken as a sign of life. This console asks for no metrics, so there is nothing to keep."""
+        """The answer to a telemetry request: of each replica the latest is kept (Z-55)."""
         bearer = await self._gate.admit_call(context)
         given = metadata(context)
         for each in request.resource_metrics:
             replica = _replica(bearer.cluster_id, each.resource, given)
-            await asyncio.to_thread(self._store.sightings.reported, replica, (), self._clock.now())
+            now = self._clock.now()
+            await asyncio.to_thread(self._store.sightings.reported, replica, (), now)
+            await asyncio.to_thread(save_telemetry, self._store.database, replica, each.scope_metrics, now)
         return metrics_service_pb2.ExportMetricsServiceResponse()
 
 

@@ -200,6 +200,10 @@ class Sightings:
                 [(cluster_id, u.pseudonymous_id, u.pseudonymous_email, u.last_signed_in_at) for u in users],
             )
 
+    def count_users(self, cluster_id: str) -> int:
+        """How many users were reported so far."""
+        return int(self._db.read("SELECT count(*) FROM usage WHERE cluster_id = ?", (cluster_id,))[0][0])
+
     def users(self, cluster_id: str) -> tuple[SeenUser, ...]:
         """Every user reported so far, by pseudonym."""
         rows = self._db.read("SELECT * FROM usage WHERE cluster_id = ? ORDER BY pseudonymous_id", (cluster_id,))

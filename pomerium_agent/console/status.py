@@ -11,6 +11,7 @@ from pomerium_agent.console.reach import CHECK as REACHABLE
 from pomerium_agent.console.reach import Reachability, latest_check
 from pomerium_agent.console.sightings import HealthReport, Replica
 from pomerium_agent.console.store import Cluster, Store
+from pomerium_agent.console.telemetry import Telemetry, active_users, read_telemetry
 from pomerium_agent.runtime.health import Check, bundle_check
 
 FORGET_AFTER = timedelta(hours=24)  # a replica that has been silent
@@ -79,6 +80,8 @@ class ClusterStatus:
     changed_at: datetime
     place: Place
     reachability: Reachability | None  # None: nobody has checked yet
+    users: int  # that were ever reported
+    active: Telemetry | None  # None: nobody has said how many people there are
     replicas: tuple[ReplicaStatus, ...]
     token: Mapping[str, object]  # by what it is known, and the old one while it is good
 
@@ -101,6 +104,12 @@ class ClusterStatus:
             },
             "address": self.place.to_json(),
             "reachability": self.reachability.to_json() if self.reachability else None,
+            "users": {
+                "reported": self.users,
+                "dau": self.active.dau if self.active else None,
+                "mau": self.active.mau if self.active else None,
+                "at": self.active.at.isoformat() if self.active else None,
+            },
             "replicas": [replica.to_json() for replica in self.replicas],
         }
 
@@ -125,6 +134,8 @@ def read_status(store: Store, cluster: Cluster, *, console_runs: bool, now: date
         changed_at=config.created_at,
         place=place_of(store, cluster),
         reachability=latest_check(replicas),
+        users=store.sightings.count_users(cluster.id),
+        active=active_users(read_telemetry(store.database, cluster.id)),
         replicas=tuple(_replica(each, versions, config.digest, good, console_runs=console_runs) for each in replicas),
         token=describe_token(cluster, now or datetime.now(UTC)),
     )

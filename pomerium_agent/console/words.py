@@ -33,6 +33,10 @@ def status_lines(found: ClusterStatus, now: datetime) -> Iterator[str]:
     if found.place.addresses:
         yield f"  address {', '.join(found.place.addresses)} ({'set' if found.place.said else 'detected'})"
     yield from _token_lines(found)
+    if found.users:
+        yield f"  {found.users} user{'s' if found.users > 1 else ''} reported so far, by pseudonym"
+    if (active := found.active) is not None:
+        yield f"  active users: {active.dau or 0} a day, {active.mau or 0} a month ({ago(active.at, now)})"
     if not found.replicas:
         yield "  no replica has been seen yet, or none for a day"
     serving = [each for each in found.replicas if each.connected]

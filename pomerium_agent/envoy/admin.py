@@ -26,6 +26,10 @@ class EnvoyAdmin:
         """Change what Envoy logs, without a restart (R-23)."""
         await self._ask("POST", f"/logging?level={envoy_log_level(level)}")
 
+    async def stats(self) -> str:
+        """Everything Envoy counts, in the text format of Prometheus."""
+        return await self._ask("GET", "/stats/prometheus")
+
     async def _ask(self, method: str, path: str) -> str:
         try:
             async with self._session.request(method, f"http://envoy{path}") as response:

@@ -17,6 +17,8 @@ class Check(StrEnum):
     ZERO_TOKEN = "zero.token"  # noqa: S105  # of our own: the cluster token in use, and one that cannot take its place
     ZERO_LEASE = "zero.lease"  # of our own: whether this replica is the one that brings in the bundles
     ZERO_BOOTSTRAP_SAVE = "zero.bootstrap-config.save"
+    ZERO_TELEMETRY = "zero.telemetry.collect-and-send"
+    ROUTES_REACHABLE = "routes.reachable"
     DATABROKER_SYNC = "databroker.sync.initial"
     STORAGE = "storage.backend"
     STORAGE_CLEANUP = "storage.backend.cleanup"
@@ -38,6 +40,11 @@ class Check(StrEnum):
 def bundle_check(bundle_id: str) -> str:
     """The check of one resource bundle."""
     return f"zero.resource-bundle.{bundle_id}"
+
+
+def provider_check(name: str) -> str:
+    """The check of one identity provider whose JWTs are let in."""
+    return f"identity-provider.{name}"
 
 
 class Status(StrEnum):

@@ -21,6 +21,7 @@ from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.idp.signed import MAX_TOKEN
 from pomerium_agent.pb.pomerium import session_pb2
 from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.runtime.health import Health
 from pomerium_agent.sessions.cluster import LocalCluster
 from pomerium_agent.sessions.entries import SESSION
 from pomerium_agent.sessions.handle import Handle
@@ -77,6 +78,7 @@ class Bearers:
         clock: Clock,
         shared_key: bytes = b"",
         cluster: LocalCluster | None = None,
+        health: Health | None = None,
     ) -> None:
         self._sessions = sessions
         self._backend = backend
@@ -84,6 +86,7 @@ class Bearers:
         self._shared_key = shared_key
         self._clock = clock
         self._cluster = cluster
+        self._health = health
         self._jwks = JwksCache(http, clock)
         self._questions = asyncio.Semaphore(QUESTIONS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -119,11 +122,11 @@ class Bearers:
         others = tuple(provider for provider in providers if provider.issuer != KUBERNETES_ISSUER)
         local = next((provider for provider in providers if provider.issuer == KUBERNETES_ISSUER), None)
         if local is None or issuer_of(token) in {provider.issuer for provider in others}:
-            return await verify_jwt(token, others, self._jwks, self._clock.now())
+            return await verify_jwt(token, others, self._jwks, self._clock.now(), self._health)
         if self._cluster is None:
             raise ProviderUnavailable(f"{local.name}: this replica runs in no Kubernetes cluster")
         known = replace(local, issuer=await self._cluster.issuer(), jwks_url=self._cluster.jwks_url)
-        return await verify_jwt(token, (known,), self._cluster.jwks, self._clock.now())
+        return await verify_jwt(token, (known,), self._cluster.jwks, self._clock.now(), self._health)
 
     async def _of_provider(self, token: str, rule: BearerRule) -> Resolved | None:
         """Verified once: the record of a known token is used as it is, be it expired."""

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pomerium_agent.errors import BearerRejected
+from joserfc.jwk import Key
+
+from pomerium_agent.errors import BearerRejected, ProviderUnavailable
 from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.idp.signed import ALGORITHMS, read_unverified, verify_signature
+from pomerium_agent.runtime.health import Health, provider_check
 
 MAX_TIME = 2**53
 KUBERNETES_ISSUER = "kubernetes:///"  # in configurations: the cluster around us, whatever it calls itself
@@ -27,11 +30,12 @@ class JwtProvider:
 
 
 async def verify_jwt(
-    token: str, providers: Sequence[JwtProvider], jwks: JwksCache, now: datetime
+    token: str, providers: Sequence[JwtProvider], jwks: JwksCache, now: datetime, health: Health | None = None
 ) -> tuple[JwtProvider, dict[str, Any]]:
     """The provider of a JWT, and its claims, among them a `sub`.
 
-    Raises BearerRejected, and ProviderUnavailable when the provider's keys cannot be had (A-9).
+    Raises BearerRejected, and ProviderUnavailable when the provider's keys cannot be had (A-9), of which
+    `health` hears.
     """
     header, claims = _unverified(token)
     provider = next((provider for provider in providers if provider.issuer == claims.get("iss")), None)
@@ -41,12 +45,27 @@ async def verify_jwt(
     algorithm, kid = header.get("alg"), header.get("kid", "")
     if algorithm not in allowed:
         raise BearerRejected(f"the bearer token is signed in a way that {provider.name} does not use")
-    keys = await jwks.find(provider.issuer, provider.jwks_url, kid)
+    keys = await _keys(provider, jwks, kid, health)
     verified = verify_signature(token, keys, allowed)
     if verified is None:
         raise BearerRejected(f"no key of {provider.name} signed the bearer token")
     _check(verified, provider, now)
     return provider, verified
+
+
+async def _keys(provider: JwtProvider, jwks: JwksCache, kid: str, health: Health | None) -> tuple[Key, ...]:
+    try:
+        keys = await jwks.find(provider.issuer, provider.jwks_url, kid)
+    except ProviderUnavailable as error:
+        if health is not None:
+            try:  # a key that nobody knows says nothing of the others, and anybody may name one
+                await jwks.find(provider.issuer, provider.jwks_url, "")
+            except ProviderUnavailable:
+                health.failed(provider_check(provider.name), str(error))
+        raise
+    if health is not None:
+        health.running(provider_check(provider.name))
+    return keys
 
 
 def issuer_of(token: str) -> object:

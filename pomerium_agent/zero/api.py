@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
@@ -72,6 +72,7 @@ class _Operation:
     method: str
     path: str
     declared: tuple[int, ...] = ()
+    empty: bool = False  # a success says nothing more
 
 
 class ClusterApi:
@@ -112,6 +113,10 @@ class ClusterApi:
             _Operation("PUT", "config/import", declared=(403, 413)), parse_imported, compressed, more
         )
 
+    async def report_usage(self, users: Sequence[Mapping[str, str]]) -> None:
+        """POST reportUsage: who signed in, by pseudonym (zero link 4.2, ReportUsageUser)."""
+        await self._get(_Operation("POST", "reportUsage", empty=True), lambda _: None, {"users": [*users]})
+
     async def try_token(self, token: Secret) -> None:
         """Whether the control plane takes `token`; raises what says that it does not. Changes nothing."""
         await self._exchange(token)
@@ -136,7 +141,7 @@ class ClusterApi:
         self,
         operation: _Operation,
         parse: Callable[[object], T],
-        content: bytes | None = None,
+        content: object = None,
         more: Mapping[str, str] = NO_HEADERS,
     ) -> T:
         bearer = await self.tokens.bearer(API_MIN_TTL)
@@ -169,6 +174,8 @@ class ClusterApi:
 
     def _read(self, operation: _Operation, answer: _Answer, parse: Callable[[object], T]) -> T:
         """The classification of zero link 4.3."""
+        if operation.empty and 200 <= answer.status < 300:
+            return parse(None)
         content_type = answer.headers.get("Content-Type", "")
         where = f"{answer.status} {content_type or 'without a content type'} from {self._name(operation)}"
         if (response_id := answer.headers.get("X-Response-Id")) is not None:

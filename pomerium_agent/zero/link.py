@@ -1,12 +1,13 @@
 """The link to the control plane: what runs in it, and what stands on what."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import aiohttp
+import structlog
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.bundle_entry import BUNDLE_LEASE
@@ -15,9 +16,11 @@ from pomerium_agent.runtime.backoff import patient
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.supervisor import supervise
 from pomerium_agent.settings import Secret, Settings
+from pomerium_agent.zero.active_users import count_active_users
 from pomerium_agent.zero.answers import BootstrapConfig
 from pomerium_agent.zero.api import PATIENCE, ClusterApi, Patience
 from pomerium_agent.zero.bootstrap import BootstrapLoop
@@ -29,13 +32,20 @@ from pomerium_agent.zero.egress import tls_context, trusted_roots
 from pomerium_agent.zero.filled import watch_filled
 from pomerium_agent.zero.identity import read_identity
 from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule
+from pomerium_agent.zero.reach import Reachability
 from pomerium_agent.zero.reconciler import Reconciler
 from pomerium_agent.zero.report import Reporter
 from pomerium_agent.zero.secrets import DerivedSecrets
+from pomerium_agent.zero.sent import Sent
 from pomerium_agent.zero.standing import Standing
+from pomerium_agent.zero.telemetry import Scrape, Telemetry
+from pomerium_agent.zero.usage import Usage
 from pomerium_agent.zero.writeback import open_writeback
 
+log = structlog.get_logger(__name__)
+
 LEASE = BUNDLE_LEASE
+Job = Callable[[], Awaitable[None]]
 LEASE_TTL = timedelta(seconds=30)  # renewed at half of it (Z-29)
 
 
@@ -45,6 +55,7 @@ class Link:
 
     `bootstrap` is None until the file or the API has told who we are (Z-8). `events` holds what the stream said.
     `filled` is true once the configuration is in the databroker, brought there by our jobs or by another replica's.
+    `leading` is the store in which this replica has the lease, `envoy` how to ask Envoy for what it counts.
     """
 
     token: ClusterToken
@@ -55,6 +66,10 @@ class Link:
     api: ClusterApi
     downloader: Downloader
     reporter: Reporter
+    telemetry: Telemetry
+    sent: Sent
+    leading: Latest[Backend | None]
+    envoy: Latest[Scrape | None]
     standing: Standing
     health: Health
     clock: Clock
@@ -72,6 +87,7 @@ async def open_link(
     health: Health,
     clock: Clock,
     instance: str,
+    metrics: Metrics | None = None,
     patience: Patience = PATIENCE,
     hangup: Flag | None = None,
 ) -> AsyncIterator[Link]:
@@ -83,6 +99,8 @@ async def open_link(
     """
     identity = await asyncio.to_thread(read_identity, instance)
     roots = await asyncio.to_thread(trusted_roots)
+    sent = Sent(metrics or Metrics())
+    leading, envoy = Latest[Backend | None](None), Latest[Scrape | None](None)
     async with _open_sessions(roots) as (api_session, download_session):
         api = ClusterApi(api_session, settings.cluster_api, settings.token, identity, clock=clock, patience=patience)
         token = ClusterToken(
@@ -104,7 +122,21 @@ async def open_link(
             filled=Latest(False),
             api=api,
             downloader=Downloader(download_session, DownloadUrls(api, clock), identity, patience=patience),
-            reporter=Reporter(settings.otel, identity, roots, api.tokens, health=health, clock=clock),
+            reporter=Reporter(settings.otel, identity, roots, api.tokens, health=health, clock=clock, sent=sent),
+            telemetry=Telemetry(
+                settings.otel,
+                identity,
+                roots,
+                api.tokens,
+                sent=sent,
+                envoy=envoy,
+                leading=leading,
+                health=health,
+                clock=clock,
+            ),
+            sent=sent,
+            leading=leading,
+            envoy=envoy,
             standing=standing,
             health=health,
             clock=clock,
@@ -143,7 +175,7 @@ async def _run_with_each_token(
 
 @asynccontextmanager
 async def run_jobs(link: Link, stores: Latest[Backend]) -> AsyncIterator[None]:
-    """Run what a replica does for its control plane: reports, and under the lease the bundles (Z-30).
+    """Run what a replica does for its control plane: reports, and under the lease what one replica does for all (Z-30).
 
     The leased jobs work in one store of records at a time; another one begins them anew (Z-25).
 
@@ -153,6 +185,9 @@ async def run_jobs(link: Link, stores: Latest[Backend]) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
             jobs = [
                 group.create_task(link.standing.while_welcome(link.reporter.run)),
+                group.create_task(
+                    link.standing.while_welcome(lambda: link.telemetry.run(link.events.telemetry_requests))
+                ),
                 group.create_task(link.standing.while_welcome(lambda: _run_leased_jobs(link, stores))),
                 group.create_task(_watch_filled(link, stores)),
             ]
@@ -169,9 +204,9 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
 
     async def under(bootstrap: BootstrapConfig | None) -> None:
         if bootstrap is not None:
-            await rerun_on_change(stores, in_store)
+            await rerun_on_change(stores, lambda backend: in_store(backend, bootstrap.pseudonymization_key))
 
-    async def in_store(backend: Backend) -> None:
+    async def in_store(backend: Backend, pseudonyms: bytes) -> None:
         reconciler = Reconciler(
             link.api, link.downloader, backend, health=link.health, clock=link.clock, filled=link.filled
         )
@@ -182,9 +217,11 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
 
         async def leased() -> None:
             link.health.running(Check.ZERO_LEASE, role="active")
+            link.leading.set(backend)
             try:
-                await supervise("zero-reconciler", reconcile, clock=link.clock, backoff=patient())
+                await _side_by_side(link, {"zero-reconciler": reconcile} | _watching(link, backend, pseudonyms))
             finally:
+                link.leading.set(None)
                 link.health.running(Check.ZERO_LEASE, role="standby")
 
         link.health.running(Check.ZERO_LEASE, role="standby")
@@ -195,6 +232,29 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
         await supervise("zero-lease", hold, clock=link.clock, backoff=patient())
 
     await rerun_on_change(link.bootstrap, under)
+
+
+def _watching(link: Link, backend: Backend, pseudonyms: bytes) -> dict[str, Job]:
+    """The jobs under the lease that only look and tell (zero link 15, 16)."""
+    reachability = Reachability(
+        backend, lambda: link.secrets.kid, link.events.run_health_checks, health=link.health, clock=link.clock
+    )
+    jobs: dict[str, Job] = {
+        "active-users": lambda: count_active_users(backend, link.clock),
+        "reachability": reachability.run,
+        "usage": Usage(backend, pseudonyms, link.api.report_usage, link.sent, link.clock).run,
+    }
+    if not pseudonyms:
+        log.warning("usage is not reported: the control plane gave no key for pseudonyms")
+        del jobs["usage"]
+    return jobs
+
+
+async def _side_by_side(link: Link, jobs: Mapping[str, Job]) -> None:
+    """A job that fails is begun again by itself; the others go on (Z-31)."""
+    async with asyncio.TaskGroup() as group:
+        for name, job in jobs.items():
+            group.create_task(supervise(name, job, clock=link.clock, backoff=patient()), name=name)
 
 
 async def _watch_filled(link: Link, stores: Latest[Backend]) -> None:

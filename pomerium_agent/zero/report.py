@@ -22,6 +22,7 @@ from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health, Report, Status
 from pomerium_agent.settings import Endpoint
 from pomerium_agent.zero.identity import COMPONENTS, UNKNOWN_HOST, Identity
+from pomerium_agent.zero.sent import Sent
 from pomerium_agent.zero.text import clean_text
 from pomerium_agent.zero.token import TELEMETRY_MIN_TTL, TokenCache
 from pomerium_agent.zero.transport import bearer_metadata, describe, is_unauthenticated, open_channel
@@ -62,6 +63,7 @@ class Reporter:
         *,
         health: Health,
         clock: Clock,
+        sent: Sent | None = None,
         queue_spans: int = QUEUE_SPANS,
         batch_delay: float = BATCH_DELAY,
     ) -> None:
@@ -71,6 +73,7 @@ class Reporter:
         self._tokens = tokens
         self._health = health
         self._clock = clock
+        self._sent = sent or Sent()
         self._batch_delay = batch_delay
         self._queue: deque[_Noted] = deque(maxlen=queue_spans)
         self._latest: dict[str, Report] = {}
@@ -142,6 +145,8 @@ class Reporter:
             if is_unauthenticated(error):
                 self._tokens.reset(bearer)
             raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error)}") from error
+        for noted in batch:
+            self._sent.health(noted.report, noted.at, self._clock.now())
         sent = set(map(id, batch))
         with suppress(IndexError):  # the queue may have dropped some of them meanwhile
             while id(self._queue[0]) in sent:

@@ -15,6 +15,7 @@ import grpc
 from aiohttp import web
 from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[attr-defined]  # the stubs leave it out
 from grpc import aio
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
@@ -117,6 +118,7 @@ class FakeControlPlane:
         self.seen: list[Seen] = []
         self.subscriptions: list[Subscription] = []
         self.exports: list[trace_service_pb2.ExportTraceServiceRequest] = []
+        self.metric_exports: list[metrics_service_pb2.ExportMetricsServiceRequest] = []
         self.subscribe_refusals: deque[grpc.StatusCode] = deque()
         self.silent_subscribe = False  # keep the response headers until there is a message
         self.export_refusals: deque[grpc.StatusCode] = deque()
@@ -228,6 +230,18 @@ class FakeControlPlane:
         self._notify()
         return trace_service_pb2.ExportTraceServiceResponse()
 
+    async def export_metrics(
+        self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: aio.ServicerContext[Any, Any]
+    ) -> metrics_service_pb2.ExportMetricsServiceResponse:
+        if self.export_refusals:
+            await context.abort(self.export_refusals.popleft(), "scripted refusal")
+        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        if metadata.get("authorization", "").removeprefix("Bearer ") not in self.bearers:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown bearer")
+        self.metric_exports.append(request)
+        self._notify()
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
     def _behave(self, operation: str, request: web.Request) -> Say:
         if operation == "exchangeToken":
             self._exchanges += 1
@@ -240,6 +254,8 @@ class FakeControlPlane:
             return say({"error": "unauthorized"}, 401)
         if operation == "bootstrap":
             return say(self.bootstrap)
+        if operation == "reportUsage":
+            return Say(status=204, content_type=None)
         if operation == "bundles":
             return say({"bundles": [{"id": bundle_id} for bundle_id in self.bundles]})
         bundle_id = request.match_info["bundle"]
@@ -281,7 +297,7 @@ async def serve_control_plane(
     plane = FakeControlPlane()
     app = web.Application()
     for path in (
-        "/v1/{operation:exchangeToken|bootstrap|bundles}",
+        "/v1/{operation:exchangeToken|bootstrap|bundles|reportUsage}",
         "/v1/bundles/{bundle}/{operation:download}",
         "/v1/config/{operation:import}",
     ):
@@ -346,6 +362,16 @@ def _handlers(plane: FakeControlPlane) -> tuple[grpc.GenericRpcHandler, ...]:
     return (
         grpc.method_handlers_generic_handler("pomerium.zero.Connect", {"Subscribe": subscribe}),
         grpc.method_handlers_generic_handler("opentelemetry.proto.collector.trace.v1.TraceService", {"Export": export}),
+        grpc.method_handlers_generic_handler(
+            "opentelemetry.proto.collector.metrics.v1.MetricsService",
+            {
+                "Export": grpc.unary_unary_rpc_method_handler(
+                    plane.export_metrics,
+                    request_deserializer=metrics_service_pb2.ExportMetricsServiceRequest.FromString,
+                    response_serializer=metrics_service_pb2.ExportMetricsServiceResponse.SerializeToString,
+                )
+            },
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from pomerium_agent.authorize.decide import Case, decide
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.rules import RouteRules
 from pomerium_agent.cli.in_force import of_replica
+from pomerium_agent.cli.status import ask as ask_replica
 from pomerium_agent.config import Compiled
 from pomerium_agent.config.compile import compile_snapshot
 from pomerium_agent.config.snapshot import Access, ConfigSnapshot, Settings
@@ -175,3 +176,9 @@ async def test_without_a_configuration_there_is_none_to_tell(tmp_path: Path) -> 
     async with serving(board(offered=False), tmp_path):
         with pytest.raises(SettingsError, match="was not told any configuration yet"):
             await asyncio.to_thread(of_replica, tmp_path / "control.sock")
+
+
+async def test_before_there_is_a_link_nothing_was_sent(tmp_path: Path) -> None:
+    async with serving(board(), tmp_path):
+        with pytest.raises(SettingsError, match="has sent nothing yet"):
+            await asyncio.to_thread(ask_replica, tmp_path / "control.sock", "/telemetry")

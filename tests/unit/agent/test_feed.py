@@ -100,3 +100,22 @@ async def test_a_table_that_settles_twice_is_one_answer() -> None:
             if board.in_force.value:
                 break
     assert blamed == ["r2"]
+
+
+async def test_services_that_serve_say_so_and_are_counted() -> None:
+    """Zero link 13.2 and 14: `proxy.service`, and what `policy_count_total` and its siblings say."""
+    config: Latest[Compiled | None] = Latest(several("first"))
+    async with feeding(config) as (ads, board):
+        await offered(ads, board, "1")
+        assert "proxy.service" not in board.health.reports
+
+        ads.delivery.set(Delivery("1", settled=True))
+        async for digest in board.in_force.follow():
+            if digest == "first":
+                break
+
+    assert board.health.reports["proxy.service"].healthy
+    text = board.metrics.text()
+    assert b"\npolicy_count_total 4.0\n" in text
+    assert b"\nconfig_last_reload_success 1.0\n" in text
+    assert b"\nconfig_last_reload_success_timestamp 0.0\n" not in text

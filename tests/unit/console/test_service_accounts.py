@@ -240,7 +240,7 @@ def test_a_database_of_the_first_step_is_brought_forward_with_its_clusters(tmp_p
     with sqlite3.connect(tmp_path / "console.db") as connection:
         later = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'login_%'"
         tables = [table for (table,) in connection.execute(later).fetchall()]
-        for table in (*tables, "connected", "cluster_address"):
+        for table in (*tables, "connected", "cluster_address", "telemetry"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("DROP TABLE service_account")
         connection.execute("DROP TABLE old_token")

@@ -22,6 +22,7 @@ from pomerium_agent.handoff.proof import HEADER, check_proof
 from pomerium_agent.idp.jwks import JwksCache
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import unpack
+from pomerium_agent.runtime.health import Health
 from pomerium_agent.sessions.bearer import BearerFormat, BearerRule, Bearers, bearer_session_id
 from pomerium_agent.sessions.entries import SESSION, USER
 from pomerium_agent.sessions.identity import Resolved
@@ -79,6 +80,7 @@ class Scene(Stage):
     def __init__(self) -> None:
         super().__init__()
         self.provider = Provider()
+        self.health = Health()
         self.copy: Sessions
         self.bearers: Bearers
         self.http: aiohttp.ClientSession
@@ -87,7 +89,12 @@ class Scene(Stage):
     async def open(self) -> AsyncIterator["Scene"]:
         async with self.provider.serve(), aiohttp.ClientSession() as self.http, self.sessions() as self.copy:
             self.bearers = Bearers(
-                sessions=self.copy, backend=self.backend, http=self.http, clock=self.clock, shared_key=KEY
+                sessions=self.copy,
+                backend=self.backend,
+                http=self.http,
+                clock=self.clock,
+                shared_key=KEY,
+                health=self.health,
             )
             yield self
 
@@ -258,7 +265,8 @@ async def test_keys_are_fetched_once_and_again_when_they_roll() -> None:
 
 
 async def test_keys_stay_in_use_while_the_provider_is_away_but_not_for_ever() -> None:
-    """Architecture 7."""
+    """Architecture 7; `identity-provider.<name>` of zero link 13.2."""
+    check = "identity-provider.workloads"
     async with Scene().open() as scene:
         await scene.find(scene.token())
         scene.provider.status = 500
@@ -266,9 +274,15 @@ async def test_keys_stay_in_use_while_the_provider_is_away_but_not_for_ever() ->
         assert await scene.find(scene.token(exp=TIME + 10**6)) is not None
         with pytest.raises(ProviderUnavailable, match="answered 500"):
             await scene.find(scene.token(exp=TIME + 10**6, header={"kid": "unknown"}))
+        assert scene.health.reports[check].healthy  # anybody may name a key that nobody knows
         scene.clock.jump(86_400)
         with pytest.raises(ProviderUnavailable):
             await scene.find(scene.token(exp=TIME + 10**6))
+        assert "answered 500" in scene.health.reports[check].error
+        scene.provider.status = 200
+        scene.clock.jump(60)
+        await scene.find(scene.token(exp=TIME + 10**6))
+        assert scene.health.reports[check].healthy
 
 
 async def test_a_provider_that_cannot_be_asked_is_an_outage_and_not_a_rejection() -> None:

@@ -2,22 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.errors import Refused, SettingsError
-from pomerium_agent.pb.pomerium import connect_pb2
+from pomerium_agent.pb.pomerium import connect_pb2, session_pb2
+from pomerium_agent.records import Record, pack, type_url
 from pomerium_agent.runtime.clock import SystemClock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.settings import Endpoint
+from pomerium_agent.zero.active_users import STATE, stored_counts
 from pomerium_agent.zero.api import Patience
 from pomerium_agent.zero.link import LEASE, LEASE_TTL, Link, open_link, run_jobs
 from tests.fakes.authority import issue_for_loopback
@@ -390,3 +393,51 @@ async def test_a_replica_without_the_lease_is_filled_by_what_the_holder_wrote(tm
                     async for filled in other.link.filled.follow():
                         if filled:
                             break
+
+
+async def signed_in(backend: Backend) -> None:
+    """Somebody is."""
+    now = Timestamp()
+    now.GetCurrentTime()
+    session = session_pb2.Session(id="s1", user_id="ada", issued_at=now, accessed_at=now)
+    await backend.put([Record(type=type_url(session_pb2.Session), id="s1", data=pack(session))])
+
+
+async def until_counted(backend: Backend) -> None:
+    """The number of active users is stored."""
+    cursor, _ = await backend.latest(STATE)
+    if not await stored_counts(backend):
+        async with asyncio.timeout(PATIENCE), aclosing(backend.changes(cursor, STATE)) as changes:
+            await anext(changes)
+
+
+async def test_who_has_the_lease_counts_people_and_reports_them(tmp_path: Path) -> None:
+    """Z-30, Z-56, Z-62: and says how many they are when it is asked."""
+    ask = connect_pb2.Message(
+        telemetry_request=connect_pb2.TelemetryRequest(session_analytics=connect_pb2.SessionAnalyticsRequest())
+    )
+    async with serve_control_plane() as plane, linked(plane, tmp_path) as at:
+        await signed_in(at.backend)
+        async with run_jobs(at.link, Latest(at.backend)):
+            await plane.until(lambda: plane.subscriptions and plane.requests("reportUsage"))
+            await until_counted(at.backend)
+            plane.push(ask)
+            await plane.until(lambda: plane.metric_exports)
+        assert at.link.leading.value is None
+
+    [users] = plane.metric_exports[0].resource_metrics[0].scope_metrics
+    assert {metric.name: metric.gauge.data_points[0].as_int for metric in users.metrics} == {"dau": 1, "mau": 1}
+    assert b"ada" not in plane.requests("reportUsage")[0].body
+
+
+async def test_without_a_key_for_pseudonyms_nobody_is_reported(tmp_path: Path) -> None:
+    """Z-61: an HMAC without a key is an open book."""
+    async with serve_control_plane() as plane:
+        plane.bootstrap["pseudonymizationKey"] = ""
+        async with linked(plane, tmp_path) as at:
+            await signed_in(at.backend)
+            async with run_jobs(at.link, Latest(at.backend)):
+                await until_counted(at.backend)  # so the jobs beside it have begun
+                await settle()
+
+    assert plane.requests("reportUsage") == []

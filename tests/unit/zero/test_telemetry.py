@@ -1,0 +1,184 @@
+"""Metrics on request, against a real OTLP receiver."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import grpc
+from opentelemetry.proto.metrics.v1 import metrics_pb2
+
+from pomerium_agent.databroker.backend import Backend
+from pomerium_agent.databroker.memory import MemoryBackend
+from pomerium_agent.errors import EnvoyUnavailable
+from pomerium_agent.pb.pomerium import connect_pb2
+from pomerium_agent.runtime.health import Health
+from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.zero.active_users import ActiveUsers, state_record
+from pomerium_agent.zero.connect import TELEMETRY_REQUESTS, Events
+from pomerium_agent.zero.otlp_metrics import families
+from pomerium_agent.zero.report import resource_of
+from pomerium_agent.zero.sent import Sent
+from pomerium_agent.zero.telemetry import Scrape, Telemetry, within
+from tests.fakes.clock import ManualClock
+from tests.fakes.control_plane import FakeControlPlane, serve_control_plane
+from tests.unit.zero.wire import IDENTITY, open_api
+
+CHECK = "zero.telemetry.collect-and-send"
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+EVERYTHING = connect_pb2.TelemetryRequest(
+    session_analytics=connect_pb2.SessionAnalyticsRequest(),
+    envoy_metrics=connect_pb2.EnvoyMetricsRequest(metrics=["envoy_server_live"]),
+    pomerium_metrics=connect_pb2.PomeriumMetricsRequest(metrics=["policy_count_total"]),
+)
+
+
+async def live() -> str:
+    return "# TYPE envoy_server_live gauge\nenvoy_server_live{} 1\n"
+
+
+async def gone() -> str:
+    raise EnvoyUnavailable("it is gone")
+
+
+@dataclass(slots=True, kw_only=True)
+class House:
+    plane: FakeControlPlane
+    telemetry: Telemetry
+    health: Health
+    sent: Sent
+    envoy: Latest[Scrape | None]
+    leading: Latest[Backend | None]
+
+    @property
+    def scopes(self) -> list[str]:
+        """Of the latest export."""
+        [resource] = self.plane.metric_exports[-1].resource_metrics
+        return [scope.scope.name for scope in resource.scope_metrics]
+
+
+@asynccontextmanager
+async def house() -> AsyncIterator[House]:
+    """A replica with the lease, whose counters know somebody."""
+    clock, health, sent = ManualClock(), Health(), Sent()
+    backend = MemoryBackend(clock)
+    counter = ActiveUsers(NOW).marked(["user1"])
+    await backend.put([state_record("dau", counter), state_record("mau", counter.marked(["user2"]))])
+    envoy, leading = Latest[Scrape | None](live), Latest[Backend | None](backend)
+    async with serve_control_plane() as plane, open_api(plane, clock=clock) as api:
+        telemetry = Telemetry(
+            plane.grpc_endpoint,
+            IDENTITY,
+            b"",
+            api.tokens,
+            sent=sent,
+            envoy=envoy,
+            leading=leading,
+            health=health,
+            clock=clock,
+        )
+        yield House(plane=plane, telemetry=telemetry, health=health, sent=sent, envoy=envoy, leading=leading)
+    await backend.close()
+
+
+async def test_one_request_is_one_export_with_a_scope_for_each_producer() -> None:
+    """Z-53, Z-55, Z-56."""
+    async with house() as at:
+        await at.telemetry.answer(EVERYTHING)
+
+        [export] = at.plane.metric_exports
+        assert at.scopes == ["pomerium-cluster", "envoy", "pomerium-managed-core"]
+        assert export.resource_metrics[0].resource == resource_of(IDENTITY)
+        users, envoy, core = export.resource_metrics[0].scope_metrics
+        assert [(m.name, m.gauge.data_points[0].as_int) for m in users.metrics] == [("dau", 1), ("mau", 2)]
+        assert [m.name for m in envoy.metrics] == ["envoy_server_live"]
+        assert [m.name for m in core.metrics] == ["policy_count_total"]
+        assert at.health.reports[CHECK].healthy
+
+
+async def test_who_does_not_have_the_lease_says_nothing_of_people() -> None:
+    """Z-56."""
+    async with house() as at:
+        at.leading.set(None)
+
+        await at.telemetry.answer(EVERYTHING)
+
+        assert at.scopes == ["envoy", "pomerium-managed-core"]
+
+
+async def test_what_is_not_asked_for_is_not_sent() -> None:
+    """Z-55: an empty list of names asks for nothing."""
+    async with house() as at:
+        at.envoy.set(gone)
+
+        await at.telemetry.answer(
+            connect_pb2.TelemetryRequest(
+                envoy_metrics=connect_pb2.EnvoyMetricsRequest(),
+                pomerium_metrics=connect_pb2.PomeriumMetricsRequest(),
+            )
+        )
+
+        assert at.scopes == []
+        assert at.health.reports[CHECK].healthy
+
+
+async def test_a_producer_that_fails_does_not_silence_the_others() -> None:
+    """Zero link 14."""
+    async with house() as at:
+        at.envoy.set(gone)
+
+        await at.telemetry.answer(EVERYTHING)
+
+        assert at.scopes == ["pomerium-cluster", "pomerium-managed-core"]
+
+
+async def test_an_export_that_fails_is_reported_and_the_next_request_is_answered() -> None:
+    """Zero link 14; what did not arrive is not shown as sent."""
+    async with house() as at:
+        at.plane.export_refusals.append(grpc.StatusCode.UNAVAILABLE)
+
+        await at.telemetry.answer(EVERYTHING)
+        assert "scripted refusal" in at.health.reports[CHECK].error
+        assert at.sent.to_json()["metrics"] is None
+        await at.telemetry.answer(EVERYTHING)
+
+        assert len(at.plane.metric_exports) == 1
+        assert at.health.reports[CHECK].healthy
+        assert at.sent.to_json()["metrics"] is not None
+
+
+async def test_a_bearer_that_is_refused_is_dropped() -> None:
+    """W2."""
+    async with house() as at:
+        at.plane.export_refusals.append(grpc.StatusCode.UNAUTHENTICATED)
+
+        await at.telemetry.answer(EVERYTHING)
+        await at.telemetry.answer(EVERYTHING)
+
+        assert len(at.plane.requests("exchangeToken")) == 2
+
+
+async def test_requests_that_come_while_one_is_answered_wait_and_never_hold_up_the_stream() -> None:
+    """Z-58: beyond a few they are dropped."""
+    async with house() as at:
+        events = Events()
+        for _ in range(TELEMETRY_REQUESTS + 5):
+            events.receive(connect_pb2.Message(telemetry_request=EVERYTHING))
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(at.telemetry.run(events.telemetry_requests))
+            await at.plane.until(lambda: len(at.plane.metric_exports) == TELEMETRY_REQUESTS)
+            task.cancel()
+
+
+def test_an_export_stays_within_what_a_server_takes() -> None:
+    text = "# TYPE a gauge\n" + "".join(f'a{{n="{number}"}} 1\n' for number in range(1000))
+    scope = families("envoy", text, ("a",), (), since=NOW, now=NOW)
+
+    cut = within(scope, 10_000)
+
+    assert isinstance(cut, metrics_pb2.ScopeMetrics)
+    assert 0 < len(cut.metrics) < 1000
+    assert cut.ByteSize() < 11_000
+    assert within(scope, 10**7) == scope
