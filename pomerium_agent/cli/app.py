@@ -9,6 +9,7 @@ from pomerium_agent.cli import (
     console,
     demo,
     diff,
+    doctor,
     explain,
     exporting,
     importing,
@@ -34,6 +35,7 @@ app.command("export")(exporting.export)
 app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
 app.add_typer(sessions.sessions_app, name="sessions")

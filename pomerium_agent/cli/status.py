@@ -1,7 +1,10 @@
 """`pomerium-agent status`: what the replica on this machine says of itself."""
 
 import json
+import os
 import socket
+import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -104,17 +107,19 @@ def ask(control_socket: Path, path: str = "/status", question: object = None) ->
 
 def find_socket() -> Path:
     """The control socket of the one replica that runs here."""
-    import os
-    import tempfile
-
-    bases = [Path("/run/pomerium-agent")]
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()):
-        if base:
-            bases += Path(base).glob(f"pomerium-agent-{os.getuid()}-*")
-    sockets = sorted({base / "control.sock" for base in bases if (base / "control.sock").is_socket()})
+    sockets = sockets_here(os.environ)
     if len(sockets) == 1:
         return sockets[0]
     if not sockets:
         raise SettingsError("no replica runs on this machine as this user; say --socket PATH to ask another one")
     listed = "\n  ".join(str(path) for path in sockets)
     raise SettingsError(f"several replicas run here; say --socket with one of\n  {listed}")
+
+
+def sockets_here(environ: Mapping[str, str]) -> list[Path]:
+    """The control sockets in the places where this user's replicas have them."""
+    bases = [Path("/run/pomerium-agent")]
+    for base in (environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()):
+        if base:
+            bases += Path(base).glob(f"pomerium-agent-{os.getuid()}-*")
+    return sorted({base / "control.sock" for base in bases if (base / "control.sock").is_socket()})
