@@ -88,5 +88,5 @@ def _inodes(pids: object) -> frozenset[str]:
         with suppress(OSError):
             for each in os.scandir(f"/proc/{int(pid)}/fd"):
                 with suppress(OSError):
-                    found.add(os.readlink(each).removeprefix("socket:[").rstrip("]"))
+                    found.add(str(Path(each).readlink()).removeprefix("socket:[").rstrip("]"))
     return frozenset(found)
