@@ -8,6 +8,7 @@ from datetime import datetime
 from pomerium_agent.agent.people import People
 from pomerium_agent.authorize import Denials
 from pomerium_agent.config import Compiled
+from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.latest import Latest
@@ -29,6 +30,8 @@ class Board:
     link: Link | None = None
     offered: Compiled | None = None
     ads: AdsServer | None = None
+    admin: EnvoyAdmin | None = None
+    taken_at: datetime | None = None  # when Envoy took what is in force
     envoy_pid: Latest[int] = field(default_factory=lambda: Latest(0))
     stale: datetime | None = None  # since when the configuration that is served is only the last known good one
     in_force: Latest[str] = field(default_factory=lambda: Latest(""))  # digest; empty until Envoy has taken one

@@ -14,12 +14,13 @@ import structlog
 from aiohttp import web
 
 from pomerium_agent.agent.board import Board
+from pomerium_agent.agent.overview import overview, set_log_levels
 from pomerium_agent.agent.people import People, list_sessions, revoke, show_session
 from pomerium_agent.authorize import Denials
 from pomerium_agent.authorize.ask import explain_denied, explain_request, read_hypothetical
 from pomerium_agent.config import Compiled
 from pomerium_agent.config.whole import whole_config
-from pomerium_agent.errors import DatabrokerUnavailable, InvalidRequest, RecordNotFound, SettingsError
+from pomerium_agent.errors import DatabrokerUnavailable, EnvoyUnavailable, InvalidRequest, RecordNotFound, SettingsError
 from pomerium_agent.policy.complaints import shown
 from pomerium_agent.runtime.clock import Clock, SystemClock
 
@@ -88,6 +89,7 @@ def build_control_app(board: Board, clock: Clock) -> web.Application:
         return await _answer(board, done)
 
     app = build_app(board)
+    _add_insight(app, board, clock)
     app.router.add_post("/explain", explain)
     app.router.add_get("/config", config)
     app.router.add_get("/telemetry", partial(_show_sent, board))
@@ -102,6 +104,24 @@ async def _show_sent(board: Board, _request: web.Request) -> web.Response:
     if board.link is None:
         return web.json_response({"error": "this replica has just started and has sent nothing yet"}, status=503)
     return web.json_response(board.link.sent.to_json())
+
+
+def _add_insight(app: web.Application, board: Board, clock: Clock) -> None:
+    """What the operator sees on one screen, and how much is logged."""
+
+    async def everything(_request: web.Request) -> web.Response:
+        return web.json_response(await overview(board, clock.now()))
+
+    async def log_level(request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await set_log_levels(board, await _read_object(request)))
+        except InvalidRequest as error:
+            return web.json_response({"error": str(error)}, status=400)
+        except EnvoyUnavailable as error:
+            return web.json_response({"error": str(error)}, status=503)
+
+    app.router.add_get("/overview", everything)
+    app.router.add_post("/log-level", log_level)
 
 
 async def _answer(board: Board, asked: Callable[[People], Awaitable[dict[str, Any]]]) -> web.Response:

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import structlog
 
@@ -25,6 +26,7 @@ from pomerium_agent.errors import EnvoyUnavailable
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.log import configure_logging
 from pomerium_agent.sessions.signer import Signer
 from pomerium_agent.zero import DerivedSecrets
 
@@ -164,6 +166,7 @@ class Feeder:
         health.running(Check.PROXY)
         self._count(offered)
         if board.in_force.value != offered.digest:
+            board.taken_at = datetime.now(UTC)
             board.in_force.set(offered.digest)
             log.info("configuration in force", digest=offered.digest, refused=len(delivery.rejections))
 
@@ -217,3 +220,14 @@ async def apply_log_level(config: Latest[Compiled | None], admin: EnvoyAdmin, cl
             break
         level = compiled.snapshot.settings.proxy_log_level
         log.info("envoy log level changed", level=level)
+
+
+async def follow_log_level(config: Latest[Compiled | None], started_with: str) -> None:
+    """Keep our own log level at what the settings say, from their first change on: before, this machine decides."""
+    level = started_with
+    async for compiled in config.follow():
+        if compiled is None or compiled.snapshot.settings.log_level == level:
+            continue
+        level = compiled.snapshot.settings.log_level
+        configure_logging(level, service="agent")
+        log.info("agent log level changed", level=level)

@@ -19,7 +19,7 @@ from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.bootstrapped import bootstrapped
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.databroker_address import follow_address
-from pomerium_agent.agent.feed import Feeder, apply_log_level, watch_envoy
+from pomerium_agent.agent.feed import Feeder, apply_log_level, follow_log_level, watch_envoy
 from pomerium_agent.agent.handed import HandedNote
 from pomerium_agent.agent.last_good import LastGood
 from pomerium_agent.agent.outside import open_outside
@@ -236,7 +236,7 @@ async def _run_envoy(
         envoy_binary(settings.envoy_path), bootstrap, concurrency=settings.local.concurrency, log_level="info"
     )
     async with serve_ads(ads_socket, clock) as ads, open_admin(admin_socket) as admin, asyncio.TaskGroup() as group:
-        board.ads = ads
+        board.ads, board.admin = ads, admin
         await keeper.start_envoy(argv, bootstrap)
         watching = group.create_task(watch_envoy(admin, board.health, clock), name="watch-envoy")
         yield ads, admin
@@ -266,6 +266,7 @@ async def _feed_envoy(
         group.create_task(supply.run(), name="supply-config")
         group.create_task(feeder.run(), name="feed-envoy")
         group.create_task(apply_log_level(feeder.config, admin, clock, "info"), name="envoy-log-level")
+        group.create_task(follow_log_level(feeder.config, "info"), name="agent-log-level")
         group.create_task(_tell_ready(board, keeper), name="tell-ready")
         group.create_task(follow_address(feeder.config, wanted), name="databroker-address")
 

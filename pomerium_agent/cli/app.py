@@ -9,9 +9,11 @@ from pomerium_agent.cli import (
     console,
     demo,
     diff,
+    doctor,
     explain,
     exporting,
     importing,
+    log_level,
     run,
     sessions,
     status,
@@ -35,6 +37,8 @@ app.command("export")(exporting.export)
 app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+app.command("log-level")(log_level.log_level)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
 app.add_typer(sessions.sessions_app, name="sessions")

@@ -1,7 +1,12 @@
 """`pomerium-agent status`: what the replica on this machine says of itself."""
 
 import json
+import os
 import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -12,6 +17,8 @@ import typer
 from pomerium_agent.errors import SettingsError
 
 TIMEOUT = 5.0
+RATE_SECONDS = 1.0  # between two looks, to tell requests per second
+WATCH_SECONDS = 2.0
 
 
 class UnixConnection(HTTPConnection):
@@ -32,25 +39,27 @@ def status(
         Path | None, typer.Option("--socket", help="The replica's control socket; found by itself when there is one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it again every two seconds, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Say what is in force, what was left out of it and why, and how each part is doing."""
-    found = ask(control_socket or find_socket())
-    if as_json:
+    from pomerium_agent.cli.screen import screen
+
+    path = control_socket or find_socket()
+    found = ask(path, "/overview")
+    if as_json and not watch:
         print(json.dumps(found, indent=2))
         return
-    config, pids = found["config"], found["pids"]
-    print(f"replica    {found['instance']}  version {found['version']}")
-    print(f"processes  keeper {pids['keeper']}, agent {pids['agent']}, envoy {pids['envoy'] or 'not running'}")
-    print(f"console    {'connected' if found['connected'] else 'NOT connected'}")
-    if found.get("token", {}).get("fingerprint"):  # an agent before this release does not say
-        print(f"token      {found['token']['fingerprint']}, from {found['token']['source']}")
-    print(f"config     {in_force(config)}")
-    for fault in config["faults"]:
-        word = "note" if fault["warning"] else "FAULT"
-        print(f"{word:<10} {fault['subject']}: {fault['field']}: {fault['reason']}; {fault['remedy']} [{fault['id']}]")
-    for name, report in found["statuses"].items():
-        if report["error"]:
-            print(f"check      {name}: {report['error']}")
+    while True:
+        if as_json:
+            print(json.dumps(found), flush=True)
+        time.sleep(WATCH_SECONDS if watch else RATE_SECONDS)
+        before, found = found, ask(path, "/overview")
+        if not as_json:
+            print("\033[H\033[2J" * (watch and sys.stdout.isatty()) + "\n".join(screen(found, before)), flush=True)
+        if not watch:
+            return
 
 
 def in_force(config: dict[str, Any], now: datetime | None = None) -> str:
@@ -60,16 +69,16 @@ def in_force(config: dict[str, Any], now: datetime | None = None) -> str:
     if not config["offered"]:
         return "nothing yet; the control plane has not told what to serve"
     if config.get("last_good_of"):
-        ago = _ago(config["last_good_of"], now)
+        since = ago(config["last_good_of"], now)
         return (
             f"{config['in_force'] or config['offered']}, {config['routes']} routes, as it was last known to be good at "
-            f"{config['last_good_of']}{ago}; nothing newer was heard since this agent began"
+            f"{config['last_good_of']}{since}; nothing newer was heard since this agent began"
         )
     waiting = "" if config["offered"] == config["in_force"] else f" (envoy has not yet taken {config['offered']})"
     return f"{config['in_force'] or 'nothing yet'}, {config['routes']} routes{waiting}"
 
 
-def _ago(moment: str, now: datetime | None) -> str:
+def ago(moment: str, now: datetime | None) -> str:
     """How long ago that was, in the largest unit of which it is at least two; nothing for a clock that went back."""
     seconds = int(((now or datetime.now(UTC)) - datetime.fromisoformat(moment)).total_seconds())
     if seconds < 0:
@@ -106,17 +115,19 @@ def ask(control_socket: Path, path: str = "/status", question: object = None) ->
 
 def find_socket() -> Path:
     """The control socket of the one replica that runs here."""
-    import os
-    import tempfile
-
-    bases = [Path("/run/pomerium-agent")]
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()):
-        if base:
-            bases += Path(base).glob(f"pomerium-agent-{os.getuid()}-*")
-    sockets = sorted({base / "control.sock" for base in bases if (base / "control.sock").is_socket()})
+    sockets = sockets_here(os.environ)
     if len(sockets) == 1:
         return sockets[0]
     if not sockets:
         raise SettingsError("no replica runs on this machine as this user; say --socket PATH to ask another one")
     listed = "\n  ".join(str(path) for path in sockets)
     raise SettingsError(f"several replicas run here; say --socket with one of\n  {listed}")
+
+
+def sockets_here(environ: Mapping[str, str]) -> list[Path]:
+    """The control sockets in the places where this user's replicas have them."""
+    bases = [Path("/run/pomerium-agent")]
+    for base in (environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()):
+        if base:
+            bases += Path(base).glob(f"pomerium-agent-{os.getuid()}-*")
+    return sorted({base / "control.sock" for base in bases if (base / "control.sock").is_socket()})

@@ -1,5 +1,6 @@
 """Envoy's admin interface, over its private unix socket."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import aiohttp
 from pomerium_agent.envoyconfig import envoy_log_level
 from pomerium_agent.errors import EnvoyUnavailable
 
+_TOTAL = re.compile(r"^http\.(?!admin\.)\S*downstream_rq_total: (\d+)\r?$", re.MULTILINE)
 TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 
@@ -29,6 +31,11 @@ class EnvoyAdmin:
     async def stats(self) -> str:
         """Everything Envoy counts, in the text format of Prometheus."""
         return await self._ask("GET", "/stats/prometheus")
+
+    async def requests(self) -> int:
+        """How many requests it has had since it began, those to its admin socket aside."""
+        found = await self._ask("GET", "/stats?filter=downstream_rq_total$")
+        return sum(int(count) for count in _TOTAL.findall(found))
 
     async def _ask(self, method: str, path: str) -> str:
         try:
