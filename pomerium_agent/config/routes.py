@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from pomerium_agent.config.access import PolicyMemory, parse_access
+from pomerium_agent.config.access import PolicyMemory, parse_access, parse_bearer_format, parse_issuer_format
 from pomerium_agent.config.complaints import Complaints, shown
-from pomerium_agent.config.fields import ROUTE_FIELDS, ROUTE_LATER_HARMLESS, Fate
 from pomerium_agent.config.forwarding import parse_action
 from pomerium_agent.config.google import parse_audience
 from pomerium_agent.config.headers import parse_headers, parse_removals, parse_response_rewrites
@@ -18,6 +17,7 @@ from pomerium_agent.config.kubernetes import (
     parse_kubernetes_token,
 )
 from pomerium_agent.config.order import SortKey, sort_key
+from pomerium_agent.config.reference import ROUTE_FIELDS, Fate
 from pomerium_agent.config.rewrites import parse_match
 from pomerium_agent.config.snapshot import NO_SECRET, Fault, Kind, Match, MatchKind, Route, Source
 from pomerium_agent.config.upstream_tls import ReadFile, parse_downstream_ca
@@ -30,7 +30,7 @@ MAX_DEPENDS_ON = 5
 # Stripped before anything else looks at a route: they change when nothing that matters does.
 COMPUTED_IN_ROUTE = ("created_at", "modified_at", "enforced_policies", "assigned_policies", "namespace_name")
 COMPUTED_IN_POLICY = ("created_at", "modified_at", "enforced_routes", "assigned_routes", "namespace_name")
-_LATER = {name: use.reason for name, use in ROUTE_FIELDS.items() if use.fate is Fate.LATER}
+_LATER = {name: use for name, use in ROUTE_FIELDS.items() if use.fate is Fate.LATER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +254,11 @@ def _check_support(route: config_pb2.Route, source: Source | None, complaints: C
     if not route.session_recording.enabled:
         present.discard("session_recording")
     for name in sorted(present & _LATER.keys()):
-        reason = f"{_LATER[name]}: not supported by this version yet"
-        if name in ROUTE_LATER_HARMLESS:
-            complaints.warn(name, reason, "remove the field, or leave it for a later version")
+        use = _LATER[name]
+        if use.harmless:
+            complaints.warn(name, use.unsupported, "remove the field, or leave it for a later version")
         else:
-            complaints.refuse(name, reason, "remove the field, or run this route on another replica")
+            complaints.refuse(name, use.unsupported, "remove the field, or run this route on another replica")
     if route.kubernetes_service_account_token and route.kubernetes_service_account_token_file:
         complaints.refuse(
             "kubernetes_service_account_token", "the token and its file are both set", "keep only one of them"
@@ -297,6 +297,8 @@ def _check_login(route: config_pb2.Route, context: RouteContext, complaints: Com
             complaints.refuse(
                 f"depends_on[{index}]", f"{shown(display(host))} is not a URL", "write a host, or https://host"
             )
+    complaints.attempt("bearer_token_format", parse_bearer_format, route.bearer_token_format)
+    complaints.attempt("jwt_issuer_format", parse_issuer_format, route.jwt_issuer_format)
     if not route.identity_providers:
         return
     jwt = context.jwt_bearer
