@@ -8,10 +8,10 @@ OIDC := tests/oidc/node_modules/.package-lock.json
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oidc proto check unit e2e test golden bench drill demo format clean
+.PHONY: help setup oidc proto check unit e2e test golden reference bench drill demo format clean
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Create the virtual environment and generate the wire contracts
 
@@ -46,6 +46,9 @@ e2e: $(READY) oidc ## Tests with real processes: Envoy, console, agent
 	$(BIN)/pytest -q -m e2e tests
 
 test: check e2e ## Everything
+
+reference: $(READY) ## Write docs/reference again from the table of fields and the tests
+	$(BIN)/python tools/reference.py
 
 golden: $(READY) ## Rewrite the golden files; read the diff before you commit it
 	GOLDEN=write $(BIN)/pytest -q tests/golden

@@ -15,6 +15,7 @@ from pomerium_agent.config.reference import (
     Fate,
     Field,
     Topic,
+    example_for,
 )
 from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Unavailable
 from pomerium_agent.envoyconfig.resources import ROUTES
@@ -181,3 +182,22 @@ def test_a_broken_setting_leaves_everything_else_as_it_was_and_is_named(use: Fie
         assert fresh.settings == plain.settings
         assert after.settings == good.settings
     assert resources_of(fresh).of(ROUTES)
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("routes[3].timeout", "timeout: 90s"),
+        ("routes[12].allow_websockets", "allow_websockets: true"),
+        ("timeout_read", "timeout_read: 60s"),
+        ("routes[0].tls_custom_ca", ""),  # no line shows a certificate
+        ("routes[0].load_balancing_policy", ""),  # the message lists the choices
+        ("routes[0].health_checks", ""),
+        ("routes[0].tls_downstream_server_name", ""),  # does nothing yet
+        ("routes[0].redirect.response_code", ""),
+        ("routes[0].nonsense", ""),
+        ("", ""),
+    ],
+)
+def test_a_message_about_a_field_shows_how_it_is_set_well(path: str, line: str) -> None:
+    assert example_for(path) == line
