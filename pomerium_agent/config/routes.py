@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from pomerium_agent.config.access import PolicyMemory, parse_access, parse_bearer_format, parse_issuer_format
-from pomerium_agent.config.complaints import Complaints, shown
+from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.forwarding import parse_action
 from pomerium_agent.config.google import parse_audience
 from pomerium_agent.config.headers import parse_headers, parse_removals, parse_response_rewrites
@@ -120,6 +120,8 @@ def check_route(
     source = complaints.attempt("from", parse_source, url)
     connect = source is not None and source.kind is not Kind.HTTP
     match = Match(MatchKind.CONNECT) if connect else parse_match(route, complaints)
+    name = route.tls_downstream_server_name
+    downstream_name = (complaints.attempt("tls_downstream_server_name", _server_name, name) or "") if name else ""
     _check_support(route, source, complaints)
     _check_access(route, complaints)
     _check_login(route, context, complaints)
@@ -163,6 +165,7 @@ def check_route(
             source=source,
             match=match,
             action=action,
+            downstream_name=downstream_name,
             public=public,
             regex_priority=route.regex_priority_order if route.HasField("regex_priority_order") else None,
             set_request_headers=set_request_headers,
@@ -254,11 +257,7 @@ def _check_support(route: config_pb2.Route, source: Source | None, complaints: C
     if not route.session_recording.enabled:
         present.discard("session_recording")
     for name in sorted(present & _LATER.keys()):
-        use = _LATER[name]
-        if use.harmless:
-            complaints.warn(name, use.unsupported, "remove the field, or leave it for a later version")
-        else:
-            complaints.refuse(name, use.unsupported, "remove the field, or run this route on another replica")
+        complaints.refuse(name, _LATER[name].unsupported, "remove the field, or run this route on another replica")
     if route.kubernetes_service_account_token and route.kubernetes_service_account_token_file:
         complaints.refuse(
             "kubernetes_service_account_token", "the token and its file are both set", "keep only one of them"
@@ -316,6 +315,17 @@ def _check_login(route: config_pb2.Route, context: RouteContext, complaints: Com
             f"{shown(name)} is not among the settings' identity_providers",
             "add it there, or remove it",
         )
+
+
+def _server_name(name: str) -> str:
+    """A host that a visitor may ask for by SNI. Raises Unusable."""
+    try:
+        host = ascii_host(name)
+    except ValueError:
+        host = ""
+    if not host or "*" in host:
+        raise Unusable(f"{shown(display(name))} is not a host", "write a host without scheme, port and asterisk")
+    return host
 
 
 def urlsplit_host(url: str) -> str:

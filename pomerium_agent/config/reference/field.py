@@ -37,7 +37,6 @@ class Field:
     example: Any = None
     default: str = ""
     broken: Any = None
-    harmless: bool = False  # what is not there yet is not needed for serving: a warning is enough
 
     @property
     def reason(self) -> str:
@@ -87,10 +86,10 @@ def ignored(reason: str, priority: str, /, **examples: Any) -> tuple[Field, ...]
     )
 
 
-def later(what: str, priority: str, /, *, harmless: bool = False, **examples: Any) -> tuple[Field, ...]:
+def later(what: str, priority: str, /, **examples: Any) -> tuple[Field, ...]:
     """Fields for a later version: setting one quarantines a route, and draws a warning among the settings."""
     return tuple(
-        Field(name=name, priority=priority, fate=Fate.LATER, becomes=what, example=example, harmless=harmless)
+        Field(name=name, priority=priority, fate=Fate.LATER, becomes=what, example=example)
         for name, example in examples.items()
     )
 

@@ -159,6 +159,13 @@ NAMES = Topic(
     "Its names",
     (
         works("id", "P0", "Identity over changes; name of the cluster.", "app", default="a hash of what it does"),
+        works(
+            "tls_downstream_server_name",
+            "P1",
+            "A further host, which has the agent's own pages and no routes.",
+            "inside.example.com",
+            broken="https://inside",
+        ),
         works("name", "P0", "Name in the portal and in messages; `alt_stat_name`.", "Application"),
         works("stat_name", "P1", "`alt_stat_name`: name in metrics and logs.", "app", default="`name`"),
         works("description", "P1", "Text in the portal.", "Dashboards of everything that runs"),

@@ -169,12 +169,6 @@ UPSTREAM_TLS = Topic(
 LATER = Topic(
     "Not there yet",
     (
-        *later(
-            "an extra server name for downstream TLS",
-            "P1",
-            harmless=True,
-            tls_downstream_server_name="inside.example.com",
-        ),
         *later("MCP routes", "P2", mcp={"server": {}}),
         *later("reverse tunnels over ssh", "P2", upstream_tunnel={"ssh_policy_id": "p"}),
         *later("session recording", "P2", session_recording={"enabled": True}),

@@ -105,7 +105,7 @@ def test_a_route_that_needs_what_is_not_there_yet_stands_aside_and_its_neighbour
 
     [fault] = [each for each in faults if each.field == use.name and "not supported by this version yet" in each.reason]
     serves = {each.id: not isinstance(each.action, Unavailable) for each in snapshot.routes}
-    assert (fault.warning, serves) == (use.harmless, {"sample": use.harmless, "neighbour": True})
+    assert (fault.warning, serves) == (False, {"sample": False, "neighbour": True})
     assert alone.routes[0] in snapshot.routes
 
 
@@ -193,7 +193,7 @@ def test_a_broken_setting_leaves_everything_else_as_it_was_and_is_named(use: Fie
         ("routes[0].tls_custom_ca", ""),  # no line shows a certificate
         ("routes[0].load_balancing_policy", ""),  # the message lists the choices
         ("routes[0].health_checks", ""),
-        ("routes[0].tls_downstream_server_name", ""),  # does nothing yet
+        ("routes[0].upstream_tunnel", ""),  # does nothing yet
         ("routes[0].redirect.response_code", ""),
         ("routes[0].nonsense", ""),
         ("", ""),

@@ -302,7 +302,6 @@ WARNED: list[tuple[str, dict[str, Any], str]] = [
     ("prefix with fragment", {"prefix": "/a#b"}, "prefix"),
     ("weights that do not fit", {"load_balancing_weights": [1, 2]}, "load_balancing_weights"),
     ("substitution alone", {"regex_rewrite_substitution": "x"}, "regex_rewrite_substitution"),
-    ("extra server name", {"tls_downstream_server_name": "x"}, "tls_downstream_server_name"),
     ("one header twice", {"set_response_headers": {"X-A": "1", "x-a": "2"}}, "set_response_headers"),
 ]
 
