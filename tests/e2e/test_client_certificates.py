@@ -98,7 +98,7 @@ async def test_a_good_certificate_gets_in_and_all_others_are_told_which_is_missi
 
 
 async def test_depth_and_names_are_looked_at(tmp_path: Path) -> None:
-    """A-18: the chain as it was presented reaches the agent, and names of every type."""
+    """A-18, routes 1.8: the chain as it was presented reaches the agent, and names of every type."""
     patterns = [
         config_pb2.SANMatcher(san_type=config_pb2.SANMatcher.USER_PRINCIPAL_NAME, pattern=".*@corp.test"),
         config_pb2.SANMatcher(san_type=config_pb2.SANMatcher.URI, pattern="spiffe://test/.*"),
