@@ -88,6 +88,8 @@ def _configured(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg:
             found.add(node.arg.rstrip("_"))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
         elif isinstance(node, ast.Dict):
             found |= {key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

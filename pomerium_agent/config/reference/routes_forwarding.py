@@ -2,7 +2,9 @@
 
 from pomerium_agent.config.reference.field import Beside, Topic, works
 
-TCP = "`tcp+https://` and `udp+https://` stand aside: not supported by this version yet."
+TUNNELS = (
+    "`tcp+https://host:port` is a tunnel by CONNECT; `udp+https://` stands aside: not supported by this version yet."
+)
 
 MATCHING = Topic(
     "What a route catches",
@@ -10,7 +12,7 @@ MATCHING = Topic(
         works(
             "from",
             "P0",
-            f"Domains of a virtual host; `*` in the host becomes a pattern on the catch-all host. {TCP}",
+            f"Domains of a virtual host; `*` in the host becomes a pattern on the catch-all host. {TUNNELS}",
             "https://app.example.com",
             broken="app.example.com",
         ),
