@@ -10,7 +10,7 @@ OIDC := tests/oidc/node_modules/.package-lock.json
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oidc proto check unit e2e test test-install golden bench drill demo format clean
+.PHONY: help setup oidc proto check unit e2e test test-install golden reference bench drill demo format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ test: check e2e ## Everything
 # Apart, since it needs root, debootstrap and systemd-nspawn, and some minutes.
 test-install: $(READY) ## install.sh and the service in a bare Debian that is booted for it
 	$(BIN)/pytest -q -m system tests/system
+
+reference: $(READY) ## Write docs/reference again from the table of fields and the tests
+	$(BIN)/python tools/reference.py
 
 golden: $(READY) ## Rewrite the golden files; read the diff before you commit it
 	GOLDEN=write $(BIN)/pytest -q tests/golden

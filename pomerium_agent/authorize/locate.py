@@ -90,19 +90,21 @@ def _virtual_host(snapshot: ConfigSnapshot, host: str) -> tuple[bool, Iterable[R
             exact.append(route)
         elif bare and bare in names:
             without_port.append(route)
-    login = frozenset(_login_hosts(snapshot.settings))
-    if exact or host in login:
+    login = frozenset(_with_port(snapshot.settings.hosts_of_authenticate, any_port=any_port))
+    # Hosts that are there without a route of their own, and so keep wildcards from catching their requests.
+    named = login.union(_with_port(filter(None, (r.downstream_name for r in snapshot.routes)), any_port=any_port))
+    if exact or host in named:
         return host in login, exact
-    if any_port and bare and (without_port or bare in login):
+    if any_port and bare and (without_port or bare in named):
         return bare in login, without_port
     wild.sort(key=lambda route: -literal_length(route.source))
     return False, (route for route in wild if _is_under(route, host, any_port=any_port))
 
 
-def _login_hosts(settings: Settings) -> Iterator[str]:
-    for name in settings.hosts_of_authenticate:
+def _with_port(names: Iterable[str], *, any_port: bool) -> Iterator[str]:
+    for name in names:
         yield name.lower()
-        if not settings.match_any_incoming_port and not has_port(name):
+        if not any_port and not has_port(name):
             yield f"{name.lower()}:443"
 
 

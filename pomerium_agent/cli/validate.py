@@ -16,13 +16,19 @@ def validate(
     Lists everything that is wrong at once, each with line, reason and remedy; exits with 2 if anything is.
     """
     import sys
+    from dataclasses import replace
     from datetime import UTC, datetime
 
+    from pomerium_agent.config.reference import example_for
     from pomerium_agent.console.apply import check_file
     from pomerium_agent.console.core_config import read_core_config
 
     core = read_core_config(file)
     complaints = sorted({*core.complaints, *check_file(core, None, datetime.now(UTC))})
+    complaints = [
+        replace(each, remedy=f"{each.remedy}; for example {example}") if (example := example_for(each.path)) else each
+        for each in complaints
+    ]
     refused = [each for each in complaints if not each.warning]
     if as_json:
         found = [each.to_json() for each in complaints]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import ListValue
 
-from pomerium_agent.config.complaints import Complaints
+from pomerium_agent.config.complaints import Complaints, Unusable
 from pomerium_agent.config.snapshot import Access, BearerFormat
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.policy import PolicyCache, RouteRules, SubPolicy, build_route_policy
@@ -22,6 +22,7 @@ _FORMATS: Mapping[int, BearerFormat] = {
     config_pb2.BEARER_TOKEN_FORMAT_IDP_IDENTITY_TOKEN: BearerFormat.IDENTITY_TOKEN,
     config_pb2.BEARER_TOKEN_FORMAT_JWT: BearerFormat.JWT,
 }
+_NEWER = "update this replica, or use an older choice"
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ def parse_access(
         show_error_details=route.show_error_details,
         issuer_uri=(route.jwt_issuer_format == config_pb2.IssuerURI) if route.HasField("jwt_issuer_format") else None,
         groups_filter=tuple(route.jwt_groups_filter),
-        bearer_format=_FORMATS.get(route.bearer_token_format) if route.HasField("bearer_token_format") else None,
+        bearer_format=_FORMATS.get(route.bearer_token_format),
         identity_providers=tuple(route.identity_providers),
         depends_on=tuple(route.depends_on),
         idp_client_id=route.idp_client_id if route.HasField("idp_client_id") else None,
@@ -83,8 +84,17 @@ def parse_access(
 
 
 def parse_bearer_format(value: int) -> BearerFormat:
-    """The setting of the same name; what nobody knows is as if it were not set."""
+    """The setting of the same name. Raises Unusable."""
+    if value not in (config_pb2.BEARER_TOKEN_FORMAT_UNKNOWN, *_FORMATS):
+        raise Unusable(f"{value} is not a known choice", _NEWER)
     return _FORMATS.get(value, BearerFormat.DEFAULT)
+
+
+def parse_issuer_format(value: int) -> bool:
+    """Whether assertions name their issuer by URL. Raises Unusable."""
+    if value not in (config_pb2.IssuerHostOnly, config_pb2.IssuerURI):
+        raise Unusable(f"{value} is not a known choice", _NEWER)
+    return value == config_pb2.IssuerURI
 
 
 def _sub_policy(policy: config_pb2.Policy) -> SubPolicy:

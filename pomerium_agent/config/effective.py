@@ -7,16 +7,16 @@ from typing import Any
 from google.protobuf.message import Message
 
 from pomerium_agent.config import login_values, values
-from pomerium_agent.config.access import parse_bearer_format
+from pomerium_agent.config.access import parse_bearer_format, parse_issuer_format
 from pomerium_agent.config.addresses import parse_address
 from pomerium_agent.config.client_certificates import asks_for_certificates, parse_client_certificates
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.durations import parse_duration
-from pomerium_agent.config.fields import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.forwarding import parse_circuit_breakers
 from pomerium_agent.config.google import parse_google_account
 from pomerium_agent.config.identity_providers import parse_identity_providers
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_keys
+from pomerium_agent.config.reference import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.routes import RouteContext
 from pomerium_agent.config.snapshot import (
     Address,
@@ -68,7 +68,7 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("grpc_client_timeout", "grpc_client_timeout", values.parse_grpc_timeout),
     ("cookie_name", "cookie_name", values.parse_cookie_name),
     ("pass_identity_headers", "pass_identity_headers", as_it_is),
-    ("jwt_issuer_format", "issuer_uri", lambda value: value == config_pb2.IssuerURI),
+    ("jwt_issuer_format", "issuer_uri", parse_issuer_format),
     ("jwt_groups_filter", "groups_filter", tuple),
     ("bearer_token_format", "bearer_format", parse_bearer_format),
     ("authorize_log_fields", "authorize_log_fields", lambda fields: tuple(dict.fromkeys(fields.values))),
@@ -246,11 +246,9 @@ class _Reader:
             use = SETTINGS_FIELDS[field.name]
             is_set = bool(value.ListFields()) if isinstance(value, Message) else bool(value)
             if use.fate is Fate.LATER and is_set:
-                later.setdefault(use.reason, []).append(field.name)
+                later.setdefault(use.unsupported, []).append(field.name)
         for reason, names in later.items():
-            self._complaints(names[0]).warn(
-                ", ".join(names), f"{reason}: not supported by this version yet", "remove it, or leave it for later"
-            )
+            self._complaints(names[0]).warn(", ".join(names), reason, "remove it, or leave it for later")
 
     def _unlisted_flags(self) -> None:
         flags = self._message.runtime_flags

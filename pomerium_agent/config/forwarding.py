@@ -18,6 +18,7 @@ from pomerium_agent.config.snapshot import (
     CircuitBreakers,
     Endpoint,
     Forward,
+    Kind,
     LoadBalancing,
     Transport,
     Upstream,
@@ -34,9 +35,14 @@ _LOAD_BALANCING = {config_pb2.LOAD_BALANCING_POLICY_UNSPECIFIED: LoadBalancing.R
 
 
 def parse_action(
-    route: config_pb2.Route, default_upgrades: Sequence[str], read_file: ReadFile | None, complaints: Complaints
+    route: config_pb2.Route,
+    default_upgrades: Sequence[str],
+    read_file: ReadFile | None,
+    complaints: Complaints,
+    *,
+    kind: Kind = Kind.HTTP,
 ) -> Action:
-    """Redirect wins over response, response over `to` (routes 1.2, field 3).
+    """Redirect wins over response, response over `to` (routes 1.2, field 3). `kind` is that of the route's `from`.
 
     TLS material is checked whichever it is, as the reference does. What is returned counts only if nothing
     was refused.
@@ -54,7 +60,7 @@ def parse_action(
         )
     endpoints = parse_upstreams(route.to, complaints)
     endpoints = with_weights(endpoints, route.load_balancing_weights, complaints)
-    return _forward(route, with_server_name(endpoints, route, complaints), tls, default_upgrades, complaints)
+    return _forward(route, with_server_name(endpoints, route, complaints), tls, default_upgrades, complaints, kind)
 
 
 def _forward(
@@ -63,16 +69,16 @@ def _forward(
     tls: UpstreamTls,
     default_upgrades: Sequence[str],
     complaints: Complaints,
+    kind: Kind,
 ) -> Forward:
     upgrades = parse_upgrades(route, default_upgrades, complaints)
     websocket = dict(upgrades)["websocket"]
     prefix, pattern, substitution = parse_path_rewrite(route, endpoints, complaints)
-    if any(e.transport in (Transport.TCP, Transport.UDP) for e in endpoints):
-        complaints.refuse(
-            "to", "tcp and udp upstreams are not supported by this version yet", "use http:// or https://"
-        )
+    if kind is not Kind.HTTP:  # a tunnel has no path
+        prefix, pattern, substitution = "", "", ""
+    ended = _tunnel_ends(endpoints, kind, complaints)
     # A request that goes on for as long as a socket is open must not meet a time limit (routes 6.1).
-    unset = NO_LIMIT if websocket else None
+    unset = NO_LIMIT if websocket or kind is not Kind.HTTP else None
     forwarded_host_removed = any(name.lower() == "x-forwarded-host" for name in route.remove_request_headers)
     return Forward(
         upstream=_upstream(route, endpoints, tls, websocket, complaints),
@@ -88,7 +94,20 @@ def _forward(
         ),
         append_forwarded_host=not route.preserve_host_header and not forwarded_host_removed,
         upgrades=upgrades,
+        connect=ended,
     )
+
+
+def _tunnel_ends(endpoints: tuple[Endpoint, ...], kind: Kind, complaints: Complaints) -> bool:
+    """Whether bytes leave the tunnel here, for tcp and udp upstreams; others are the next proxy (routes 6.2)."""
+    for tunnel, transport in ((Kind.TCP, Transport.TCP), (Kind.UDP, Transport.UDP)):
+        if kind is not tunnel and any(endpoint.transport is transport for endpoint in endpoints):
+            complaints.refuse(
+                "to",
+                f"a {transport.value} upstream needs a tunnel to it",
+                f"write from as {tunnel.value}+https://host:port, or use http:// or https:// here",
+            )
+    return bool(endpoints) and endpoints[0].transport in (Transport.TCP, Transport.UDP)
 
 
 def _upstream(

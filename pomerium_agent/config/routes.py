@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from pomerium_agent.config.access import PolicyMemory, parse_access
-from pomerium_agent.config.complaints import Complaints, shown
-from pomerium_agent.config.fields import ROUTE_FIELDS, ROUTE_LATER_HARMLESS, Fate
+from pomerium_agent.config.access import PolicyMemory, parse_access, parse_bearer_format, parse_issuer_format
+from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.forwarding import parse_action
 from pomerium_agent.config.google import parse_audience
 from pomerium_agent.config.headers import parse_headers, parse_removals, parse_response_rewrites
@@ -18,6 +17,7 @@ from pomerium_agent.config.kubernetes import (
     parse_kubernetes_token,
 )
 from pomerium_agent.config.order import SortKey, sort_key
+from pomerium_agent.config.reference import ROUTE_FIELDS, Fate
 from pomerium_agent.config.rewrites import parse_match
 from pomerium_agent.config.snapshot import NO_SECRET, Fault, Kind, Match, MatchKind, Route, Source
 from pomerium_agent.config.upstream_tls import ReadFile, parse_downstream_ca
@@ -30,7 +30,7 @@ MAX_DEPENDS_ON = 5
 # Stripped before anything else looks at a route: they change when nothing that matters does (R-1).
 COMPUTED_IN_ROUTE = ("created_at", "modified_at", "enforced_policies", "assigned_policies", "namespace_name")
 COMPUTED_IN_POLICY = ("created_at", "modified_at", "enforced_routes", "assigned_routes", "namespace_name")
-_LATER = {name: use.reason for name, use in ROUTE_FIELDS.items() if use.fate is Fate.LATER}
+_LATER = {name: use for name, use in ROUTE_FIELDS.items() if use.fate is Fate.LATER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,8 @@ def check_route(
     source = complaints.attempt("from", parse_source, url)
     connect = source is not None and source.kind is not Kind.HTTP
     match = Match(MatchKind.CONNECT) if connect else parse_match(route, complaints)
+    name = route.tls_downstream_server_name
+    downstream_name = (complaints.attempt("tls_downstream_server_name", _server_name, name) or "") if name else ""
     _check_support(route, source, complaints)
     _check_access(route, complaints)
     _check_login(route, context, complaints)
@@ -127,7 +129,9 @@ def check_route(
         check_kubernetes_headers(route, complaints)
     client_ca = parse_downstream_ca(route, reader, complaints)
     required = (context.client_ca or client_ca is not None) and not context.certificates_by_policy
-    action = parse_action(route, context.allow_upgrades, reader, complaints)
+    action = parse_action(
+        route, context.allow_upgrades, reader, complaints, kind=source.kind if source is not None else Kind.HTTP
+    )
     audience = parse_audience(route, action, complaints)
     set_request_headers = parse_headers("set_request_headers", route.set_request_headers, complaints)
     remove_request_headers = parse_removals("remove_request_headers", route.remove_request_headers, complaints)
@@ -163,6 +167,7 @@ def check_route(
             source=source,
             match=match,
             action=action,
+            downstream_name=downstream_name,
             public=public,
             regex_priority=route.regex_priority_order if route.HasField("regex_priority_order") else None,
             set_request_headers=set_request_headers,
@@ -244,21 +249,16 @@ def _standing(public: bool, required: bool) -> bytes:
 
 def _check_support(route: config_pb2.Route, source: Source | None, complaints: Complaints) -> None:
     """What a later version will do must not be half done by this one."""
-    if source is not None and source.kind is not Kind.HTTP:
+    if source is not None and source.kind is Kind.UDP:
+        # Over HTTP/1.1 a stock Envoy answers 200 where RFC 9298 wants 101; it takes HTTP/3, or extended CONNECT.
         complaints.refuse(
-            "from",
-            f"{source.kind.value} routes are not supported by this version yet",
-            "publish it as https:// for now",
+            "from", "udp routes are not supported by this version yet", "leave it for later, or use tcp+https://"
         )
     present = {field.name for field, _ in route.ListFields()}
     if not route.session_recording.enabled:
         present.discard("session_recording")
     for name in sorted(present & _LATER.keys()):
-        reason = f"{_LATER[name]}: not supported by this version yet"
-        if name in ROUTE_LATER_HARMLESS:
-            complaints.warn(name, reason, "remove the field, or leave it for a later version")
-        else:
-            complaints.refuse(name, reason, "remove the field, or run this route on another replica")
+        complaints.refuse(name, _LATER[name].unsupported, "remove the field, or run this route on another replica")
     if route.kubernetes_service_account_token and route.kubernetes_service_account_token_file:
         complaints.refuse(
             "kubernetes_service_account_token", "the token and its file are both set", "keep only one of them"
@@ -297,6 +297,8 @@ def _check_login(route: config_pb2.Route, context: RouteContext, complaints: Com
             complaints.refuse(
                 f"depends_on[{index}]", f"{shown(display(host))} is not a URL", "write a host, or https://host"
             )
+    complaints.attempt("bearer_token_format", parse_bearer_format, route.bearer_token_format)
+    complaints.attempt("jwt_issuer_format", parse_issuer_format, route.jwt_issuer_format)
     if not route.identity_providers:
         return
     jwt = context.jwt_bearer
@@ -314,6 +316,17 @@ def _check_login(route: config_pb2.Route, context: RouteContext, complaints: Com
             f"{shown(name)} is not among the settings' identity_providers",
             "add it there, or remove it",
         )
+
+
+def _server_name(name: str) -> str:
+    """A host that a visitor may ask for by SNI. Raises Unusable."""
+    try:
+        host = ascii_host(name)
+    except ValueError:
+        host = ""
+    if not host or "*" in host:
+        raise Unusable(f"{shown(display(name))} is not a host", "write a host without scheme, port and asterisk")
+    return host
 
 
 def urlsplit_host(url: str) -> str:

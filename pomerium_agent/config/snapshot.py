@@ -288,6 +288,7 @@ class Route:
     source: Source
     match: Match = Match(MatchKind.PREFIX)
     action: Action
+    downstream_name: str = ""  # a host that has the agent's own pages, and no route for this one's sake
     public: bool = False  # nobody can be turned away, so authorize need not be asked; anything else it decides
     regex_priority: int | None = None
     set_request_headers: Mapping[str, str] = field(

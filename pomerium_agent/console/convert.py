@@ -167,7 +167,7 @@ class Converter:
         words = enum_words(kind)
         number = words.get(_bare(marked.text))
         if number is None:
-            shown = _listed(_words(kind))
+            shown = _listed(choices(kind))
             self.complain(marked.line, path, f"{marked.text!r} is not one of the choices", f"choose one of {shown}")
         return number
 
@@ -290,11 +290,11 @@ def parse_duration(text: str) -> int | None:
 
 def enum_words(kind: EnumDescriptor) -> dict[str, int]:
     """Every word for a value of an enum: its whole name, or without what all names begin with; in any case."""
-    words = zip(_words(kind), kind.values, strict=True)
+    words = zip(choices(kind), kind.values, strict=True)
     return {_bare(word): value.number for word, value in words} | {_bare(v.name): v.number for v in kind.values}
 
 
-def _words(kind: EnumDescriptor) -> list[str]:
+def choices(kind: EnumDescriptor) -> list[str]:
     """The names of an enum's values, without what all of them begin with where what is left is still a word."""
     names = [value.name for value in kind.values]
     first, last = min(names), max(names)

@@ -13,6 +13,7 @@ from pomerium_agent.envoyconfig import pages
 from pomerium_agent.envoyconfig.headers import global_response_headers, response_value
 from pomerium_agent.envoyconfig.route import EXT_AUTHZ, LUA_METADATA
 from pomerium_agent.envoyconfig.wire import text
+from pomerium_agent.look import Branding, read_branding
 from pomerium_agent.pb.envoy.config.accesslog.v3 import accesslog_pb2
 from pomerium_agent.pb.envoy.config.core.v3 import base_pb2, substitution_format_string_pb2
 from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.v3 import (
@@ -49,10 +50,10 @@ def build_local_replies(settings: Settings) -> hcm_pb2.LocalReplyConfig:
     everywhere = [
         _header(name, response_value(value)) for name, value in sorted(global_response_headers(settings).items())
     ]
-    return hcm_pb2.LocalReplyConfig(mappers=_mappers(everywhere))
+    return hcm_pb2.LocalReplyConfig(mappers=_mappers(everywhere, read_branding(settings.branding)))
 
 
-def _mappers(headers: _Headers) -> Iterator[hcm_pb2.ResponseMapper]:
+def _mappers(headers: _Headers, branding: Branding) -> Iterator[hcm_pb2.ResponseMapper]:
     any_failure, unanswered = _flags(_ALL_FLAGS), _unanswered()
     for failure in (any_failure, unanswered):
         yield _mapper(_both(failure, _wants("plain")), _json("text/plain; charset=UTF-8"), headers)
@@ -61,8 +62,8 @@ def _mappers(headers: _Headers) -> Iterator[hcm_pb2.ResponseMapper]:
         yield _grpc(_flags(flags), name, code, headers)
     yield _grpc(unanswered, "UNAVAILABLE", 14, headers)
     for page, flags in _PAGES:
-        yield _mapper(_flags(flags), _html(page), headers)
-    yield _mapper(unanswered, _html(pages.NO_DECISION), headers)
+        yield _mapper(_flags(flags), _html(page, branding), headers)
+    yield _mapper(unanswered, _html(pages.NO_DECISION, branding), headers)
 
 
 def _mapper(
@@ -134,7 +135,7 @@ def _json(content_type: str) -> substitution_format_string_pb2.SubstitutionForma
     )
 
 
-def _html(page: pages.Page) -> substitution_format_string_pb2.SubstitutionFormatString:
+def _html(page: pages.Page, branding: Branding) -> substitution_format_string_pb2.SubstitutionFormatString:
     return substitution_format_string_pb2.SubstitutionFormatString(
-        text_format_source=text(pages.render(page)), content_type="text/html; charset=UTF-8"
+        text_format_source=text(pages.render(page, branding)), content_type="text/html; charset=UTF-8"
     )

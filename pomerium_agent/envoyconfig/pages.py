@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from html import escape as escape_html
 
 from pomerium_agent.envoyconfig.headers import escape
+from pomerium_agent.look import PLAIN, Branding
+from pomerium_agent.look.branding import brand_style, favicon, logo
+from pomerium_agent.look.markdown import render_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +46,25 @@ dd{margin:0;overflow-wrap:anywhere;font-family:ui-monospace,SFMono-Regular,Menlo
 """
 
 
-def render(page: Page) -> str:
-    """The page as Envoy's format string: text is escaped (`%` doubled), the facts are filled in by Envoy."""
+_LOGO = ".logo{display:block;max-width:12rem;max-height:3rem;margin:0 0 1.25rem}\n"
+
+
+def render(page: Page, branding: Branding = PLAIN) -> str:
+    """The page as Envoy's format string: text is escaped (`%` doubled), the facts are filled in by Envoy.
+
+    The colours, pictures and words of an organisation are taken as on every other page (routes 1.7, rows 85 to 91).
+    """
     title, advice = escape_html(page.title), escape_html(page.advice)
+    picture, own = logo(branding), render_markdown(branding.first_paragraph)
+    style = f"{_STYLE}{_LOGO if picture else ''}{brand_style(branding)}"
+    icon = favicon(branding) if branding.favicon_url else ""
     parts = (
         ('<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n', ""),
         ('<meta name="viewport" content="width=device-width,initial-scale=1">\n', ""),
         ('<meta name="robots" content="noindex">\n<title>', "%RESPONSE_CODE%"),
-        (f" · {title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n", ""),
+        (f" · {title}</title>\n{icon}<style>{style}</style>\n</head>\n<body>\n<main>\n{picture}", ""),
         ('<p class="code">', "%RESPONSE_CODE%"),
-        (f"</p>\n<h1>{title}</h1>\n<p>{advice}</p>\n", ""),
+        (f"</p>\n<h1>{title}</h1>\n{own}<p>{advice}</p>\n", ""),
         ("<dl>\n<dt>Reason</dt><dd>", "%RESPONSE_CODE_DETAILS% (%RESPONSE_FLAGS%)"),
         ("</dd>\n<dt>Request</dt><dd>", "%STREAM_ID%"),
         ("</dd>\n</dl>\n</main>\n</body>\n</html>\n", ""),

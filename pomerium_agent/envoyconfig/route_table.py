@@ -38,6 +38,7 @@ class _KeptRoute:
 
     key: str
     hosts: tuple[str, ...]
+    bare_hosts: tuple[str, ...]  # which are there because of it, without it
     literal_length: int
     body: bytes
 
@@ -87,6 +88,7 @@ def _keep(route: Route, context: RouteContext) -> _KeptRoute:
     return _KeptRoute(
         key=route.key,
         hosts=host_names(route.source, any_port=context.any_port),
+        bare_hosts=_with_port((route.downstream_name,), context) if route.downstream_name else (),
         literal_length=literal_length(route.source),
         body=route_bytes(route, context),
     )
@@ -107,6 +109,8 @@ def _by_host(routes: Iterable[_KeptRoute], login: Iterable[str]) -> Iterator[tup
                 hosts[name] = [route]
         if not route.hosts:
             wild.append(route)
+        for name in route.bare_hosts:
+            hosts.setdefault(name, [])
     for name in sorted(hosts):
         yield name, hosts[name]
     # The wildcard that spells out most is tried first; among equals the configured order stays.
@@ -121,10 +125,15 @@ def _build_host(name: str, internal: bytes, members: Iterable[_KeptRoute], conte
 
 def _login_hosts(hosts: Iterable[str], context: RouteContext) -> frozenset[str]:
     """The virtual hosts on which the login service answers (routes 8.4)."""
-    names = [name.lower() for name in hosts]
-    if not context.any_port:
-        names += [f"{name}:443" for name in names if not has_port(name)]
-    return frozenset(names)
+    return frozenset(_with_port((name.lower() for name in hosts), context))
+
+
+def _with_port(names: Iterable[str], context: RouteContext) -> tuple[str, ...]:
+    """Where ports are matched exactly, a host is also there with the one that a browser would use (routes 3.2)."""
+    found = tuple(names)
+    if context.any_port:
+        return found
+    return (*found, *(f"{name}:443" for name in found if not has_port(name)))
 
 
 def _table_fields(context: RouteContext) -> tuple[bytes, bytes]:

@@ -98,7 +98,7 @@ async def test_a_good_certificate_gets_in_and_all_others_are_told_which_is_missi
 
 
 async def test_depth_and_names_are_looked_at(tmp_path: Path) -> None:
-    """A-18: the chain as it was presented reaches the agent, and names of every type."""
+    """A-18, routes 1.8: the chain as it was presented reaches the agent, and names of every type."""
     patterns = [
         config_pb2.SANMatcher(san_type=config_pb2.SANMatcher.USER_PRINCIPAL_NAME, pattern=".*@corp.test"),
         config_pb2.SANMatcher(san_type=config_pb2.SANMatcher.URI, pattern="spiffe://test/.*"),
@@ -115,15 +115,22 @@ async def test_depth_and_names_are_looked_at(tmp_path: Path) -> None:
 
 
 async def test_a_route_with_an_authority_of_its_own_goes_by_that(tmp_path: Path) -> None:
-    """A-18, A-33: instead of the global one; and without a global one, for nobody else."""
-    async with open_gate(OPEN, OWN, settings=mtls(), tls=True) as gate:
-        both = [[(await ask(gate, tmp_path, host, signed))[0] for host in ("open", "own")] for signed in (DEV, PARTNER)]
+    """A-18, A-33, routes 1.2 (38, 39): instead of the global one; and without a global one, for nobody else."""
+    (tmp_path / "partners.pem").write_text(PARTNERS.pem)
+    from_file = route(
+        "filed", allow_public_unauthenticated_access=True, tls_downstream_client_ca_file=str(tmp_path / "partners.pem")
+    )
+    async with open_gate(OPEN, OWN, from_file, settings=mtls(), tls=True) as gate:
+        both = [
+            [(await ask(gate, tmp_path, host, signed))[0] for host in ("open", "own", "filed")]
+            for signed in (DEV, PARTNER)
+        ]
     async with open_gate(OPEN, OWN, tls=True) as gate:
         alone = [
             [(await ask(gate, tmp_path, host, *chain))[0] for host in ("open", "own")] for chain in ((), (PARTNER,))
         ]
 
-    assert both == [[200, 495], [495, 200]]
+    assert both == [[200, 495, 495], [495, 200, 200]]
     assert alone == [[200, 495], [200, 200]]
 
 

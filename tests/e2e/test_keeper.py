@@ -1,4 +1,4 @@
-"""The keeper with real processes below it (architecture 1 and 7, R-23); see fakes/stage.py for the players."""
+"""The keeper with real processes below it (architecture 1, 7, R-23, routes 12.2); fakes/stage.py has the players."""
 
 import asyncio
 import json

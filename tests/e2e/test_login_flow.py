@@ -21,6 +21,13 @@ idp_provider: oidc
 idp_provider_url: ISSUER
 idp_client_id: agent
 idp_client_secret: SECRET
+scopes: [openid, profile, email]
+request_params: {prompt: consent}
+cookie_name: _door
+cookie_expire: 8h
+cookie_same_site: lax
+cookie_http_only: true
+programmatic_redirect_domain_whitelist: [localhost, tools.example.com]
 """
 ROUTE = """
 from: https://NAME.DOMAIN
@@ -77,7 +84,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 async def test_one_login_opens_every_host() -> None:
-    """5.1 to 5.3: with the query that was wanted; the second host asks nobody."""
+    """5.1 to 5.3, routes 1.7 (16, 20, 21, 26, 30, 113): with the query that was wanted; the second host asks nobody."""
     async with scene() as here:
         await here.sign_in(here.url("wiki", "/deep?x=1&y=a+b"))
         assert (await here.ask(here.url("wiki", "/deep?x=1&y=a+b")))[0] == 200
@@ -92,14 +99,24 @@ async def test_one_login_opens_every_host() -> None:
         again, _, text = await here.ask(callback)
         assert again == 400  # N-15
         assert "already used" in text
+        kept = [cookie for cookie in here.http.cookie_jar if cookie.key == "_door"]
+        assert len(kept) >= 2  # one for each host
+        assert {(cookie["samesite"].lower(), cookie["httponly"], cookie["secure"]) for cookie in kept} == {
+            ("lax", True, True)
+        }
+        asked = [parse_qs(urlsplit(url).query) for url in here.browser.visited if "/auth?" in url]
+        assert [(q["scope"], q["prompt"]) for q in asked] == [(["openid profile email"], ["consent"])]
 
 
 async def test_a_program_gets_a_handle_that_opens_the_route() -> None:
-    """8.6, N-42: the URL, the login in a browser, the handle in a header."""
+    """8.6, N-42, routes 1.7 (68): the URL, the login in a browser, the handle in a header."""
     async with scene() as here:
         asked = here.url("wiki", f"/.pomerium/api/v1/login?pomerium_redirect_uri={quote(PROGRAM, safe='')}")
         status, _, url = await here.ask(asked)
         assert status == 200
+        for target, expected in (("https://tools.example.com/x", 200), ("https://elsewhere.example.com/x", 400)):
+            back = here.url("wiki", f"/.pomerium/api/v1/login?pomerium_redirect_uri={quote(target, safe='')}")
+            assert (await here.ask(back))[0] == expected
         landed = await here.browser.log_in(url, ADA, until=PROGRAM)
         handle = parse_qs(urlsplit(landed).query)["pomerium_jwt"][0]
 

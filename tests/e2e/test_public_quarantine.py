@@ -11,7 +11,7 @@ UNFINISHED = [{"interval": "1s", "http_health_check": {"path": "/"}}]  # thresho
 
 
 async def test_a_faulty_route_keeps_its_place_and_its_last_good_version() -> None:
-    """R-4, R-5, routes 13, A16: no laxer route below catches its traffic."""
+    """R-4, R-5, routes 1.2 (72, 94), 13, A16: no laxer route below catches its traffic."""
     async with serve_upstream() as upstream:
         lax = route("app.DOMAIN", response=answer("lax"))
         later = route("later.DOMAIN", id="later", to=upstream.url, prefix_rewrite="/good")
@@ -20,6 +20,9 @@ async def test_a_faulty_route_keeps_its_place_and_its_last_good_version() -> Non
             route("lost.DOMAIN", regex="^/(?!a)", to=upstream.url),
             route("lost.DOMAIN", response=answer("shut")),
             route("lost.DOMAIN", path="/exact", response=answer("above")),
+            # What a later version will do stands aside as a whole, and says so.
+            route("tools.DOMAIN", to=upstream.url, mcp={"server": {}}),
+            route("door.DOMAIN", to=upstream.url, session_recording={"enabled": True}),
         )
         async with on_stage(lax, later) as stage:
             visitor = stage.visitor
@@ -30,7 +33,10 @@ async def test_a_faulty_route_keeps_its_place_and_its_last_good_version() -> Non
 
             aside = await visitor.ask("app.DOMAIN", "/admin/x")
             faults = await stage.faults()
-            assert len({fault["subject"] for fault in faults}) == 3
+            assert len({fault["subject"] for fault in faults}) == 5
+            not_yet = [fault["field"] for fault in faults if "not supported by this version yet" in fault["reason"]]
+            assert sorted(not_yet) == ["mcp", "session_recording"]
+            assert [(await visitor.ask(host)).status for host in ("tools.DOMAIN", "door.DOMAIN")] == [503, 503]
             about = [fault["id"] for fault in faults if '"bad"' in fault["subject"]]
             assert aside.status == 503
             assert about[0] in aside.text

@@ -156,6 +156,7 @@ class Browser:
     def __init__(self, http: aiohttp.ClientSession) -> None:
         """`http` needs a cookie jar that keeps cookies of IP addresses: `CookieJar(unsafe=True)`."""
         self._http = http
+        self.visited: list[str] = []
 
     async def log_in(self, url: str, user: OidcUser, *, until: str) -> str:
         """Log in and consent, and return the URL under `until` that the provider sends the browser to."""
@@ -168,6 +169,7 @@ class Browser:
             if url.startswith(until):
                 return url
             method = "GET" if form is None else "POST"
+            self.visited.append(url)
             async with self._http.request(method, url, data=form, allow_redirects=False) as response:
                 text = await response.text()
                 if response.status in (302, 303):

@@ -172,7 +172,7 @@ def test_the_writeback_defaults_to_the_file_that_is_read_whatever_it_is_called()
 
 
 def test_variables_of_a_self_managed_pomerium_are_ignored() -> None:
-    """R-28: in managed mode the control plane decides; only what belongs to this machine may be said here."""
+    """R-28, routes 14: the control plane decides; only what belongs to this machine may be said here."""
     foreign = {
         "CERTIFICATE": "x",
         "AUTOCERT": "true",

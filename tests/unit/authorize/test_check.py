@@ -1,9 +1,10 @@
 """One check from bytes to bytes: who may pass, and who may not (authorize.md 3, 6, 7)."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import aiohttp
 import pytest
@@ -13,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from pomerium_agent.authorize.check import Checker, check
 from pomerium_agent.authorize.decide import NEEDS_SESSION
-from pomerium_agent.authorize.rules import CLOSED, NO_RULES
+from pomerium_agent.authorize.rules import CLOSED, NO_RULES, RouteRules
 from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.errors import DatabrokerUnavailable
 from pomerium_agent.policy import RoutePolicy
@@ -380,3 +381,26 @@ async def test_a_visitor_who_may_not_sees_a_page() -> None:
 
     assert answer.headers["content-type"] == "text/html; charset=UTF-8"
     assert "mallory@example.com" in answer.body
+
+
+class OnlyByKey(dict[str, RouteRules]):
+    """Rules of routes that nobody may walk through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("somebody walks through all routes")
+
+    def items(self) -> Any:
+        raise AssertionError("somebody walks through all routes")
+
+    values = keys = items
+
+
+async def test_a_route_is_found_by_its_id_and_no_other_is_looked_at() -> None:
+    """R-30: as fast among ten thousand as among two."""
+    many = {f"r{n}": route(ANYBODY, id=f"r{n}") for n in range(3)} | dict(RULES.routes)
+    rules = replace(RULES, routes=OnlyByKey(many))
+    async with room() as here:
+        checker = Checker(Latest(rules), here.sessions, ManualClock())
+
+        assert Answer(await _awaited(checker.check(question(headers=cookie("s-ada"))))).allowed
+        assert not Answer(await _awaited(checker.check(question(headers=cookie("s-mallory"))))).allowed

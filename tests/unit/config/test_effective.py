@@ -181,7 +181,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 def test_a_bad_setting_keeps_its_value_and_the_rest_applies(
     fields: dict[str, Any], attribute: str, complaint: str
 ) -> None:
-    """R-4: without a snapshot from before, its default."""
+    """R-4, routes 2.3: without a snapshot from before, its default."""
     snapshot, faults = compiled(config("c", route(id="r"), xff_num_trusted_hops=7, **fields))
 
     assert [(complaint in fault.reason, fault.subject, fault.record_id) for fault in faults] == [

@@ -1,4 +1,4 @@
-"""How records are laid over each other (Z-45, Z-46, Z-49, R-2)."""
+"""How records are laid over each other (Z-45, Z-46, Z-49, R-2, routes 2.1)."""
 
 from datetime import timedelta
 

@@ -250,9 +250,9 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "outlier_detection.max_ejection_time",
         "shorter than",
     ),
-    # later versions
-    ("tcp", {"from_": "tcp+https://a.example.com:22", "to": ["tcp://b:22"]}, "from", "tcp routes are not supported"),
-    ("tcp upstream", {"to": ["tcp://b:22"]}, "to", "tcp and udp upstreams are not supported"),
+    ("tcp upstream", {"to": ["tcp://b:22"]}, "to", "a tcp upstream needs a tunnel to it"),
+    ("udp", {"from_": "udp+https://a.test:53", "to": ["udp://b:53"]}, "from", "udp routes are not supported"),
+    ("udp upstream", {"from_": "tcp+https://a.test:22", "to": ["udp://b:22"]}, "to", "a udp upstream needs a tunnel"),
     (
         "serverless without a host",
         {"enable_google_cloud_serverless_authentication": True, "to": ["unix:///run/app.sock"]},
@@ -302,7 +302,6 @@ WARNED: list[tuple[str, dict[str, Any], str]] = [
     ("prefix with fragment", {"prefix": "/a#b"}, "prefix"),
     ("weights that do not fit", {"load_balancing_weights": [1, 2]}, "load_balancing_weights"),
     ("substitution alone", {"regex_rewrite_substitution": "x"}, "regex_rewrite_substitution"),
-    ("extra server name", {"tls_downstream_server_name": "x"}, "tls_downstream_server_name"),
     ("one header twice", {"set_response_headers": {"X-A": "1", "x-a": "2"}}, "set_response_headers"),
 ]
 

@@ -155,7 +155,7 @@ def test_what_is_offered_to_visitors_follows_the_codec(codec: Codec, alpn: list[
 
 
 def test_listener_filters_are_there_when_they_are_needed() -> None:
-    """R-25."""
+    """R-25, routes 7.1."""
     plain = listeners(insecure_server=True)["http-ingress"]
     behind = listeners(use_proxy_protocol=True)["https-ingress"]
 

@@ -6,6 +6,7 @@ import pytest
 
 from pomerium_agent.envoyconfig import pages
 from pomerium_agent.envoyconfig.local_replies import build_local_replies
+from pomerium_agent.look import Branding
 from tests.fakes.snapshots import snapshot
 
 _FLAGS = "DC DF DI DO DPE DT FI IH LH LR NC NFCF NR OM RFCF RL RLSE SI UC UF UH UMSDR UO UPE UR URX UT"
@@ -24,6 +25,26 @@ def test_a_page_has_no_percent_sign_that_envoy_would_trip_over(page: pages.Page)
     assert "http://" not in rest
     assert "https://" not in rest
     assert "prefers-color-scheme:dark" in rest
+
+
+def test_a_page_takes_the_colours_pictures_and_words_of_the_house_and_escapes_them() -> None:
+    """R-12: a stray sign in the branding would cost every visitor the listener, and markup must stay text."""
+    branding = Branding(
+        primary_color="hsl(210, 100%, 40%)",
+        logo_url="https://x.example/%41.svg",
+        favicon_url="javascript:alert(1)",
+        first_paragraph="**100%** <script>alert(1)</script>",
+    )
+
+    page = pages.render(pages.NOT_FOUND, branding)
+
+    assert "%" not in re.sub(r"%[A-Z_]+%", "", page.replace("%%", ""))
+    assert "hsl(210, 100%%, 40%%)" in page
+    assert "https://x.example/%%41.svg" in page
+    assert "<strong>100%%</strong>" in page
+    assert "<script" not in page
+    assert "javascript:" not in page
+    assert len(pages.render(pages.NOT_FOUND)) < len(page)
 
 
 def test_every_failure_has_an_answer_for_every_kind_of_client() -> None:
