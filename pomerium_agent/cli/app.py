@@ -6,6 +6,7 @@ import typer
 
 from pomerium_agent.cli import (
     agent,
+    connect,
     console,
     demo,
     diff,
@@ -34,6 +35,7 @@ app.command("export")(exporting.export)
 app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("status")(status.status)
+app.command("connect")(connect.connect)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
 app.add_typer(sessions.sessions_app, name="sessions")

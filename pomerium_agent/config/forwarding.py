@@ -18,6 +18,7 @@ from pomerium_agent.config.snapshot import (
     CircuitBreakers,
     Endpoint,
     Forward,
+    Kind,
     LoadBalancing,
     Transport,
     Upstream,
@@ -34,9 +35,13 @@ _LOAD_BALANCING = {config_pb2.LOAD_BALANCING_POLICY_UNSPECIFIED: LoadBalancing.R
 
 
 def parse_action(
-    route: config_pb2.Route, default_upgrades: Sequence[str], read_file: ReadFile | None, complaints: Complaints
+    route: config_pb2.Route,
+    kind: Kind,
+    default_upgrades: Sequence[str],
+    read_file: ReadFile | None,
+    complaints: Complaints,
 ) -> Action:
-    """Redirect wins over response, response over `to` (routes 1.2, field 3).
+    """Redirect wins over response, response over `to` (routes 1.2, field 3). `kind`: what `from` says it carries.
 
     TLS material is checked whichever it is, as the reference does. What is returned counts only if nothing
     was refused.
@@ -54,11 +59,26 @@ def parse_action(
         )
     endpoints = parse_upstreams(route.to, complaints)
     endpoints = with_weights(endpoints, route.load_balancing_weights, complaints)
-    return _forward(route, with_server_name(endpoints, route, complaints), tls, default_upgrades, complaints)
+    endpoints = with_server_name(endpoints, route, complaints)
+    _check_transports(kind, endpoints, complaints)
+    return _forward(route, kind, endpoints, tls, default_upgrades, complaints)
+
+
+def _check_transports(kind: Kind, endpoints: Sequence[Endpoint], complaints: Complaints) -> None:
+    """Raw bytes reach an upstream only through a tunnel (routes 3.3)."""
+    if any(endpoint.transport is Transport.UDP for endpoint in endpoints):
+        complaints.refuse(
+            "to", "udp upstreams are not supported by this version yet", "use http://, https:// or tcp://"
+        )
+    if kind is Kind.HTTP and any(endpoint.transport is Transport.TCP for endpoint in endpoints):
+        complaints.refuse(
+            "to", "a tcp upstream is reached through a tunnel, and this route is none", "begin `from` with tcp+https://"
+        )
 
 
 def _forward(
     route: config_pb2.Route,
+    kind: Kind,
     endpoints: tuple[Endpoint, ...],
     tls: UpstreamTls,
     default_upgrades: Sequence[str],
@@ -67,12 +87,8 @@ def _forward(
     upgrades = parse_upgrades(route, default_upgrades, complaints)
     websocket = dict(upgrades)["websocket"]
     prefix, pattern, substitution = parse_path_rewrite(route, endpoints, complaints)
-    if any(e.transport in (Transport.TCP, Transport.UDP) for e in endpoints):
-        complaints.refuse(
-            "to", "tcp and udp upstreams are not supported by this version yet", "use http:// or https://"
-        )
     # A request that goes on for as long as a socket is open must not meet a time limit (routes 6.1).
-    unset = NO_LIMIT if websocket else None
+    unset = NO_LIMIT if websocket or kind is not Kind.HTTP else None
     forwarded_host_removed = any(name.lower() == "x-forwarded-host" for name in route.remove_request_headers)
     return Forward(
         upstream=_upstream(route, endpoints, tls, websocket, complaints),
@@ -88,6 +104,8 @@ def _forward(
         ),
         append_forwarded_host=not route.preserve_host_header and not forwarded_host_removed,
         upgrades=upgrades,
+        # Envoy ends the tunnel here only for raw upstreams; else CONNECT goes on to the next proxy (routes 6.2).
+        connect=endpoints[:1] != () and endpoints[0].transport is Transport.TCP,
     )
 
 

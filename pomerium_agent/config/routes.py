@@ -127,7 +127,8 @@ def check_route(
         check_kubernetes_headers(route, complaints)
     client_ca = parse_downstream_ca(route, reader, complaints)
     required = (context.client_ca or client_ca is not None) and not context.certificates_by_policy
-    action = parse_action(route, context.allow_upgrades, reader, complaints)
+    kind = source.kind if source is not None else Kind.HTTP
+    action = parse_action(route, kind, context.allow_upgrades, reader, complaints)
     audience = parse_audience(route, action, complaints)
     set_request_headers = parse_headers("set_request_headers", route.set_request_headers, complaints)
     remove_request_headers = parse_removals("remove_request_headers", route.remove_request_headers, complaints)
@@ -244,10 +245,10 @@ def _standing(public: bool, required: bool) -> bytes:
 
 def _check_support(route: config_pb2.Route, source: Source | None, complaints: Complaints) -> None:
     """What a later version will do must not be half done by this one."""
-    if source is not None and source.kind is not Kind.HTTP:
+    if source is not None and source.kind is Kind.UDP:
         complaints.refuse(
             "from",
-            f"{source.kind.value} routes are not supported by this version yet",
+            "udp routes are not supported by this version yet",
             "publish it as https:// for now",
         )
     present = {field.name for field, _ in route.ListFields()}

@@ -251,8 +251,9 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "shorter than",
     ),
     # later versions
-    ("tcp", {"from_": "tcp+https://a.example.com:22", "to": ["tcp://b:22"]}, "from", "tcp routes are not supported"),
-    ("tcp upstream", {"to": ["tcp://b:22"]}, "to", "tcp and udp upstreams are not supported"),
+    ("udp", {"from_": "udp+https://a.example.com:53", "to": ["http://b:80"]}, "from", "udp routes are not supported"),
+    ("udp upstream", {"to": ["udp://b:53"]}, "to", "udp upstreams are not supported"),
+    ("tcp upstream of a web route", {"to": ["tcp://b:22"]}, "to", "reached through a tunnel"),
     (
         "serverless without a host",
         {"enable_google_cloud_serverless_authentication": True, "to": ["unix:///run/app.sock"]},
