@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pomerium_agent.errors import SettingsError
-from pomerium_agent.settings import Secret
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,6 +28,12 @@ def connect(
         str,
         typer.Option(metavar="URL", help="Where the replica is, when not at https://HOST.", show_default=False),
     ] = "",
+    at: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS:PORT", help="Where the proxy is found, when its name does not say.", show_default=False
+        ),
+    ] = "",
     token_file: Annotated[
         Path | None,
         typer.Option(help="A file with a service account's token, or a session's.", show_default=False),
@@ -43,14 +48,15 @@ def connect(
     """
     import asyncio
 
-    from pomerium_agent.cli.tunnel import checked_token, find_door, read_listen
+    from pomerium_agent.cli.tunnel import NO_TOKEN, checked_token, find_door, read_place
 
     try:
-        token = checked_token(token_file.read_text("ascii")) if token_file else Secret("")
+        token = checked_token(token_file.read_text("ascii")) if token_file else NO_TOKEN
     except (OSError, UnicodeDecodeError):
         raise SettingsError(f"--token-file: {token_file} cannot be read as text") from None
-    door, place = find_door(target, proxy, token), read_listen(listen)
-    asyncio.run(_serve(door, place, _trust(ca)))
+    found = read_place("--at", at) if at else None
+    door = find_door(target, proxy=proxy, at=found, token=token)
+    asyncio.run(_serve(door, read_place("--listen", listen), _trust(ca)))
 
 
 def _trust(ca: Path | None) -> "ssl.SSLContext":

@@ -13,6 +13,7 @@ from pomerium_agent.settings import Secret
 REACH_SECONDS = 30.0  # to reach the proxy and hear what it says
 LINGER_SECONDS = 5.0  # for what the other side still has to say; TLS cannot be closed in one direction only
 MAX_HEAD = 65536
+NO_TOKEN = Secret("")
 _CHUNK = 65536
 _TOKEN = re.compile(r"[A-Za-z0-9_.~+/=-]+")
 _TARGET = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
@@ -24,12 +25,13 @@ class NotLetThrough(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
-    """What is asked for, and of whom: `host` and `port` are the proxy's."""
+    """What is asked for, and of whom: `host` and `port` are the proxy's, and `at` is where it is found."""
 
     host: str
     port: int
     target: str
     token: Secret
+    at: tuple[str, int]
 
     def request(self) -> bytes:
         lines = [f"CONNECT {self.target} HTTP/1.1", f"Host: {self.target}"]
@@ -38,7 +40,7 @@ class Door:
         return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
 
 
-def find_door(target: str, proxy: str, token: Secret) -> Door:
+def find_door(target: str, *, proxy: str = "", at: tuple[str, int] | None = None, token: Secret = NO_TOKEN) -> Door:
     """From `host:port`, or `tcp+https://front/host:port`; raises SettingsError with what to write instead."""
     if target.startswith("tcp+https://"):
         front, _, behind = target.removeprefix("tcp+https://").rstrip("/").partition("/")
@@ -48,7 +50,7 @@ def find_door(target: str, proxy: str, token: Secret) -> Door:
             target = front
     target = checked_target(target)
     host, port = read_proxy(proxy or f"https://{target.rpartition(':')[0]}")
-    return Door(host=host, port=port, target=target, token=token)
+    return Door(host=host, port=port, target=target, token=token, at=at or (host, port))
 
 
 def checked_target(text: str) -> str:
@@ -74,11 +76,11 @@ def read_proxy(url: str) -> tuple[str, int]:
     return host, port or 443
 
 
-def read_listen(text: str) -> tuple[str, int]:
-    """Where to listen."""
+def read_place(option: str, text: str) -> tuple[str, int]:
+    """An address and a port."""
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise SettingsError(f"--listen: {text!r} is not address:port, such as 127.0.0.1:5432; port 0 finds a free one")
+        raise SettingsError(f"{option}: {text!r} is not address:port, such as 127.0.0.1:5432")
     return host.strip("[]"), int(port)
 
 
@@ -94,7 +96,9 @@ async def open_tunnel(door: Door, trust: ssl.SSLContext) -> tuple[asyncio.Stream
     """A connection to the target; raises NotLetThrough."""
     try:
         async with asyncio.timeout(REACH_SECONDS):
-            reader, writer = await asyncio.open_connection(door.host, door.port, ssl=trust, limit=MAX_HEAD)
+            reader, writer = await asyncio.open_connection(
+                *door.at, ssl=trust, server_hostname=door.host, limit=MAX_HEAD
+            )
             try:
                 writer.write(door.request())
                 await writer.drain()
