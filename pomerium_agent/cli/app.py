@@ -6,6 +6,7 @@ import typer
 
 from pomerium_agent.cli import (
     agent,
+    connect,
     console,
     demo,
     diff,
@@ -39,6 +40,7 @@ app.command("explain")(explain.explain)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("log-level")(log_level.log_level)
+app.command("connect")(connect.connect)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
 app.add_typer(sessions.sessions_app, name="sessions")

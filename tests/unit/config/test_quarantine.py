@@ -104,9 +104,7 @@ def test_a_route_whose_from_cannot_be_read_leaves_only_its_fault() -> None:
 
 
 def test_a_tunnel_that_is_not_supported_yet_keeps_its_place() -> None:
-    snapshot, faults = compiled(
-        config("c", route(id="t", from_="tcp+https://db.example.com:5432", to=["tcp://pg:5432"]))
-    )
+    snapshot, faults = compiled(config("c", route(id="t", from_="udp+https://ns.example.com:53", to=["udp://ns:53"])))
 
     assert snapshot.routes[0].match.kind is MatchKind.CONNECT
     assert all("by this version yet" in fault.reason for fault in faults)
