@@ -34,7 +34,8 @@ MAX_BYTES = 1024 * 1024
 def hosts_of(configs: Iterable[config_pb2.Config]) -> tuple[str, ...]:
     """The distinct hosts, with the port where one is given, that can be asked; sorted.
 
-    A route with its own certificate authority is not for us to judge, and no machine is called `*` (W16).
+    A route with its own certificate authority is not for us to judge, and no machine is called `*` (W16). Names below
+    `localhost` lead to whoever asks (RFC 6761, 6.3), so that asking says nothing of visitors.
     """
     hosts = set()
     for config in configs:
@@ -46,7 +47,7 @@ def hosts_of(configs: Iterable[config_pb2.Config]) -> tuple[str, ...]:
                 host, port = parts.hostname or "", parts.port
             except ValueError:
                 continue
-            if parts.scheme == "https" and host and "*" not in host:
+            if parts.scheme == "https" and host and "*" not in host and not host.endswith(".localhost"):
                 bracketed = f"[{host}]" if ":" in host else host
                 hosts.add(bracketed if port is None else f"{bracketed}:{port}")
     return tuple(sorted(hosts))

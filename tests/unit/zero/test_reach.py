@@ -47,9 +47,14 @@ def test_the_hosts_of_all_routes_are_asked_once_each() -> None:
 
 
 def test_what_cannot_be_judged_is_not_asked() -> None:
-    """Z-63, W16: other schemes, no URL at all, wildcards, and routes with their own authority."""
+    """Z-63, W16: other schemes, no URL at all, wildcards, names of this machine, and routes with their own authority."""
     routes = config(
-        "http://plain.example.com", "tcp+https://tcp.example.com:22", "https://*.example.com", "https://[", ""
+        "http://plain.example.com",
+        "tcp+https://tcp.example.com:22",
+        "https://*.example.com",
+        "https://a.pomerium.localhost",
+        "https://[",
+        "",
     )
 
     assert hosts_of([routes, config("https://own.example.com", custom_ca="Y2E=")]) == ()
