@@ -1,4 +1,4 @@
-"""A line that is bad for long: trying again is cheap, leaves nothing behind, and says the same thing once."""
+"""A line that is bad for long: tries are cheap, leave nothing behind, and say the same thing once."""
 
 import asyncio
 import gc
