@@ -15,10 +15,17 @@ class Backoff:
     random: Random = field(default_factory=Random)
     _interval: float = field(default=0.0, init=False)
 
-    def next(self) -> float:
-        """Seconds to wait now; the one after will be longer."""
+    def next(self, at_least: float = 0.0) -> float:
+        """Seconds to wait now; the one after will be longer.
+
+        `at_least` is what the other side asked for. All replicas are asked for the same, so jitter comes on top of
+        it, too: nobody comes sooner, and they do not come together.
+        """
         self._interval = min(self._interval * self.factor if self._interval else self.first, self.cap)
-        return self._interval * self.random.uniform(1 - self.jitter, 1 + self.jitter)
+        wait = self._interval * self.random.uniform(1 - self.jitter, 1 + self.jitter)
+        if at_least <= 0:
+            return wait
+        return max(wait, at_least * self.random.uniform(1, 1 + self.jitter))
 
     def reset(self) -> None:
         """The next failure counts as a first one."""

@@ -28,7 +28,7 @@ async def supervise(name: str, run: Callable[[], Awaitable[None]], *, clock: Clo
         except Retryable as error:
             if clock.monotonic() - began > SETTLED_AFTER:
                 backoff.reset()
-            wait = max(backoff.next(), error.retry_after)
+            wait = backoff.next(at_least=error.retry_after)
             log.warning("part down", part=name, reason=str(error), retry_in=round(wait, 2))
             await clock.sleep(wait)
         else:
@@ -41,6 +41,6 @@ async def until_done(name: str, step: Callable[[], Awaitable[T]], *, clock: Cloc
         try:
             return await step()
         except Retryable as error:
-            wait = max(backoff.next(), error.retry_after)
+            wait = backoff.next(at_least=error.retry_after)
             log.warning("step failed", step=name, reason=str(error), retry_in=round(wait, 2))
             await clock.sleep(wait)

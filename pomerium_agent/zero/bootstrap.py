@@ -71,7 +71,7 @@ class BootstrapLoop:
             try:
                 fetched = await self._api.bootstrap()
             except Retryable as error:
-                wait = max(backoff.next(), error.retry_after)
+                wait = backoff.next(at_least=error.retry_after)
                 log.warning("bootstrap not fetched", reason=str(error), retry_in=round(wait, 2))
                 if await self._schedule.due_within(wait):
                     backoff.reset()

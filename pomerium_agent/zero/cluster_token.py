@@ -96,7 +96,7 @@ class ClusterToken:
             return
         except Retryable as error:
             if not needed:
-                self._pause = max(self._pauses.next(), error.retry_after)
+                self._pause = self._pauses.next(at_least=error.retry_after)
                 self._health.failed(
                     Check.ZERO_TOKEN, f"the new token {name} could not be tried yet, the one in use stays: {error}"
                 )

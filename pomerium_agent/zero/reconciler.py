@@ -85,7 +85,7 @@ class Reconciler:
                 await self._sync_pending()
                 await self._remove_vanished(set(self._listed))  # last: another bundle may hold the same by now
             except Retryable as error:
-                wait = max(backoff.next(), error.retry_after)
+                wait = backoff.next(at_least=error.retry_after)
                 log.warning("bundles not in sync", reason=str(error), retry_in=round(wait, 2))
                 if await schedule.due_within(wait):
                     listed = False

@@ -11,6 +11,7 @@ from pomerium_agent.zero.egress import proxy_url
 from pomerium_agent.zero.identity import Identity
 
 CONNECT_MS = 20_000
+LOST = ("Stream removed", "Socket closed", "Connection reset by peer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,5 +70,12 @@ def is_unauthenticated(error: aio.AioRpcError) -> bool:
 
 
 def describe(error: aio.AioRpcError) -> str:
-    """The status and text of a failed call, in one line."""
-    return f"{error.code().name}: {error.details() or 'no details'}"
+    """The status and text of a failed call, in one line.
+
+    The library tells of one and the same lost connection in words that differ by who noticed first, reader or writer;
+    here they are the same, or a health check would have news at every try (Z-52).
+    """
+    details = error.details() or "no details"
+    if error.code() is grpc.StatusCode.UNAVAILABLE and any(words in details for words in LOST):
+        details = "the connection was lost"
+    return f"{error.code().name}: {details}"

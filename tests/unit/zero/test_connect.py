@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import pytest
 
 from pomerium_agent.pb.pomerium import connect_pb2
 from pomerium_agent.runtime.backoff import Backoff
-from pomerium_agent.runtime.clock import SystemClock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.settings import Endpoint
 from pomerium_agent.zero.api import ClusterApi
@@ -30,9 +29,6 @@ CONFIG_UPDATED = connect_pb2.Message(config_updated=connect_pb2.ConfigUpdated(ch
 BOOTSTRAP_UPDATED = connect_pb2.Message(bootstrap_config_updated=connect_pb2.BootstrapConfigUpdated())
 HEALTH_CHECKS = connect_pb2.Message(run_health_checks_request=connect_pb2.RunHealthChecksRequest())
 UNKNOWN_KINDS = (b"\x22\x00", b"\xba\x3e\x01x", b"")  # field 4, field 999, no field at all
-
-
-RECONNECTS = 30
 
 
 def telemetry(metric: str) -> connect_pb2.Message:
@@ -252,46 +248,6 @@ async def test_a_connection_that_breaks_at_once_does_not_reset_the_waits() -> No
         at.plane.subscriptions[0].end()
         await at.until_failed()
         await at.wait_out(WAITS[0])
-
-
-class HurriedClock(SystemClock):
-    """Waits hardly at all."""
-
-    async def sleep(self, seconds: float) -> None:
-        await super().sleep(min(seconds, 0.01))
-
-
-async def test_connections_that_come_and_go_leave_no_descriptor_behind() -> None:
-    """Z-16, Z-65: a stream that is cut again and again, and a control plane that refuses in between."""
-    async with serve_control_plane() as plane, open_api(plane) as api:
-        stream = ConnectStream(
-            plane.grpc_endpoint, IDENTITY, b"", api.tokens, health=Health(), clock=HurriedClock(), times=QUICK
-        )
-
-        async def reconnect(times: int) -> None:
-            async with aclosing(stream.connection.follow()) as states:
-                async for state in states:
-                    if state.connected:
-                        plane.subscribe_refusals.append(grpc.StatusCode.UNAVAILABLE)
-                        await plane.until(lambda: plane.subscriptions)
-                        plane.subscriptions[0].end()
-                        times -= 1
-                    if not times:
-                        return
-
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(stream.run(Backoff()))
-            await reconnect(5)
-            before = descriptors()
-            await reconnect(RECONNECTS)
-            # Those of the last connection may be on their way out; one kept each time would be many more.
-            assert descriptors() < before + RECONNECTS // 2
-            running.cancel()
-
-
-def descriptors() -> int:
-    """How many this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_a_server_that_keeps_its_headers_counts_as_connected_after_a_while() -> None:
