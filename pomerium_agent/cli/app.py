@@ -13,6 +13,7 @@ from pomerium_agent.cli import (
     doctor,
     explain,
     exporting,
+    health,
     importing,
     log_level,
     run,
@@ -41,6 +42,7 @@ app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("log-level")(log_level.log_level)
 app.command("connect")(connect.connect)
+app.command("health")(health.health)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
 app.add_typer(sessions.sessions_app, name="sessions")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -69,7 +70,7 @@ async def test_one_screen_says_how_everything_is(replica: Path) -> None:
     assert "lease         standby" in lines
     assert "envoy         not known yet, and does not tell its requests" in lines
     assert any(line.startswith("certificate   localhost, 127.0.0.1: ") and "days left" in line for line in lines)
-    assert any("(5 minutes ago)" in line for line in lines)
+    assert any(re.search(r"\(\d+ minutes ago\)", line) for line in lines)
     assert "check         storage.backend: the disk is full" in lines
 
 

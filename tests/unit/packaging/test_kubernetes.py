@@ -70,6 +70,12 @@ def test_the_agent_can_work_with_what_it_is_told(tmp_path: Path) -> None:
     assert POD["automountServiceAccountToken"] is True
 
 
+def test_a_pod_is_given_time_for_its_leave() -> None:
+    drain = sum(int(ENV[f"POMERIUM_AGENT_DRAIN_{part}"]) for part in ("NOTICE", "SECONDS"))
+
+    assert POD["terminationGracePeriodSeconds"] > drain + 20
+
+
 def test_files_that_the_agent_reads_are_mounted_where_it_looks() -> None:
     for variable in ("POMERIUM_ZERO_TOKEN_FILE", "BOOTSTRAP_CONFIG_FILE"):
         assert str(Path(ENV[variable]).parent) in MOUNTS

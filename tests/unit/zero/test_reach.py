@@ -47,7 +47,7 @@ def test_the_hosts_of_all_routes_are_asked_once_each() -> None:
 
 
 def test_what_cannot_be_judged_is_not_asked() -> None:
-    """Z-63, W16: other schemes, no URL at all, wildcards, names of this machine, and routes with their own authority."""
+    """Z-63, W16: other schemes, no URL at all, wildcards, names of this machine, routes with an own authority."""
     routes = config(
         "http://plain.example.com",
         "tcp+https://tcp.example.com:22",
