@@ -17,6 +17,7 @@ from pomerium_agent.errors import SettingsError
 DEFAULT_CLUSTER_API = "https://console.pomerium.app/cluster/v1"
 DEFAULT_CONNECT = "https://connect.pomerium.app"
 DEFAULT_OTEL = "https://telemetry.pomerium.app"
+LONGEST_DRAIN = 3600  # seconds
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic", "disabled")
 ON_REFUSED = ("exit", "serve")
 
@@ -54,6 +55,8 @@ class Local:
     grpc_address: str = ""  # where clients outside reach the databroker
     concurrency: int = 0  # Envoy workers; 0: one per CPU this process may use
     mixed_cluster: bool = False  # replicas of another make share it (authenticate 8.7, 10)
+    drain_notice: float = 0.0  # seconds between "not ready" and the first connection that is closed
+    drain_seconds: float = 5.0  # for open requests, after that
     force_flow: str = ""  # of logging in: stateless or stateful; empty: as the configuration says (authenticate 1)
 
 
@@ -259,6 +262,8 @@ def _local(env: Mapping[str, str]) -> Local:
         grpc_address=_address(env, "GRPC_ADDRESS", "127.0.0.1:5443"),
         concurrency=int(text) if text else 0,
         mixed_cluster=_yes(env, "POMERIUM_AGENT_MIXED_CLUSTER"),
+        drain_notice=_seconds(env, "POMERIUM_AGENT_DRAIN_NOTICE", 0.0),
+        drain_seconds=_seconds(env, "POMERIUM_AGENT_DRAIN_SECONDS", 5.0),
         force_flow=_force_flow(env),
     )
 
@@ -267,6 +272,15 @@ def _force_flow(env: Mapping[str, str]) -> str:
     """Which way of logging in somebody insists on; anything else than these two is ignored (authenticate 1)."""
     flow = env.get("DEBUG_FORCE_AUTHENTICATE_FLOW", "")
     return flow if flow in ("stateless", "stateful") else ""
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) <= LONGEST_DRAIN):
+        raise SettingsError(f"{name}: {text!r} is not a number of seconds from 0 to {LONGEST_DRAIN}")
+    return float(text)
 
 
 def _yes(env: Mapping[str, str], name: str) -> bool:

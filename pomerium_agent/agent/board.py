@@ -29,6 +29,7 @@ class Board:
     ads: AdsServer | None = None
     envoy_pid: Latest[int] = field(default_factory=lambda: Latest(0))
     stale: datetime | None = None  # since when the configuration that is served is only the last known good one
+    draining: bool = False  # the keeper is about to stop: no more visitors, please
     in_force: Latest[str] = field(default_factory=lambda: Latest(""))  # digest; empty until Envoy has taken one
 
     def status(self) -> Mapping[str, object]:
@@ -41,6 +42,7 @@ class Board:
             "pids": {"keeper": self.keeper_pid, "agent": os.getpid(), "envoy": self.envoy_pid.value},
             "connected": bool(self.link and self.link.connection.value.connected),
             "ready": self.ready,
+            "draining": self.draining,
             "config": {
                 "in_force": self.in_force.value,
                 "resumed": self.resumed,
@@ -74,11 +76,27 @@ class Board:
 
     @property
     def ready(self) -> bool:
-        """Whether visitors are served: a configuration is in force, be it one that an agent before us gave Envoy.
+        """Whether visitors are served, and more may come."""
+        return not self.not_ready
+
+    @property
+    def not_started(self) -> str:
+        """Why starting is not over, empty when it is: a configuration is or was in force, whoever gave it to Envoy.
 
         Losing the control plane does not change it.
         """
-        return bool(self.in_force.value) or self.resumed
+        if self.in_force.value or self.resumed:
+            return ""
+        return "no configuration is in force yet"
+
+    @property
+    def not_ready(self) -> str:
+        """Why nobody should be sent here, empty when all may come: we are starting, stopping, or have no Envoy."""
+        if self.draining:
+            return "this replica is stopping"
+        if not self.not_started and not self.envoy_pid.value:
+            return "envoy is not running"
+        return self.not_started
 
     @property
     def resumed(self) -> bool:

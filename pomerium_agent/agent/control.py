@@ -26,25 +26,34 @@ log = structlog.get_logger(__name__)
 
 
 def build_app(board: Board) -> web.Application:
-    """`/status` says everything; `/startupz` and `/readyz` say whether visitors are served; `/healthz` that we live."""
+    """`/status` says everything, and the probes one thing each; none of them asks after the control plane.
+
+    `/startupz`: visitors have been served once, so starting is over. `/readyz`: they are served now, and may still be
+    sent here. `/healthz`: this process answers.
+    """
 
     async def status(_request: web.Request) -> web.Response:
         return web.json_response(board.status(), dumps=lambda value: json.dumps(value, indent=2) + "\n")
 
-    async def serving(_request: web.Request) -> web.Response:
-        if board.ready:
-            return web.Response(text="ok\n")
-        return web.Response(status=503, text="no configuration is in force yet\n")
+    async def started(_request: web.Request) -> web.Response:
+        return _probed(board.not_started)
+
+    async def ready(_request: web.Request) -> web.Response:
+        return _probed(board.not_ready)
 
     async def alive(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     app = web.Application()
     app.router.add_get("/status", status)
-    app.router.add_get("/startupz", serving)
-    app.router.add_get("/readyz", serving)
+    app.router.add_get("/startupz", started)
+    app.router.add_get("/readyz", ready)
     app.router.add_get("/healthz", alive)
     return app
+
+
+def _probed(trouble: str) -> web.Response:
+    return web.Response(status=503 if trouble else 200, text=(trouble or "ok") + "\n")
 
 
 def build_control_app(board: Board, clock: Clock) -> web.Application:

@@ -80,8 +80,10 @@ async def run_agent(settings: Settings) -> None:
             asyncio.TaskGroup() as group,
         ):
             work = group.create_task(_serve(settings, board, keeper, sockets), name="serve")
+            noting = group.create_task(_note_draining(board, keeper), name="note-draining")
             await _told_to_stop(keeper)
             work.cancel()
+            noting.cancel()
     log.info("agent stopped")
 
 
@@ -266,6 +268,11 @@ async def _tell_ready(board: Board, keeper: KeeperLink) -> None:
         if digest:
             await keeper.ready()
             return
+
+
+async def _note_draining(board: Board, keeper: KeeperLink) -> None:
+    async for draining in keeper.draining.follow():
+        board.draining = draining
 
 
 async def _told_to_stop(keeper: KeeperLink) -> None:

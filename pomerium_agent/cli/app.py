@@ -11,6 +11,7 @@ from pomerium_agent.cli import (
     diff,
     explain,
     exporting,
+    health,
     importing,
     run,
     sessions,
@@ -34,6 +35,7 @@ app.command("export")(exporting.export)
 app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("status")(status.status)
+app.command("health")(health.health)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)
 app.add_typer(sessions.sessions_app, name="sessions")

@@ -16,11 +16,12 @@ ConfigFile = Annotated[
 
 def run(config: ConfigFile = None) -> None:
     """Run a replica: POMERIUM_ZERO_TOKEN says for which cluster."""
-    from pomerium_agent.keeper import run_keeper
+    from pomerium_agent.keeper import Patience, run_keeper
     from pomerium_agent.settings import read_settings
 
     settings = read_settings(config_file=config)
-    raise typer.Exit(run_keeper(settings, agent_argv=agent_argv(config)))
+    patience = Patience(notice=settings.local.drain_notice, drain=settings.local.drain_seconds)
+    raise typer.Exit(run_keeper(settings, agent_argv=agent_argv(config), patience=patience))
 
 
 def agent_argv(config: Path | None) -> list[str]:

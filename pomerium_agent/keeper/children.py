@@ -81,6 +81,7 @@ def reap(ours: Iterable[Process]) -> list[Process]:
 class Patience:
     """How long is waited for what, in seconds."""
 
+    notice: float = 0.0  # for balancers to see that we are not ready, before anything is drained
     drain: float = 5.0  # for requests in flight, before anything is stopped
     agent_stop: float = 10.0  # after SIGTERM, before SIGKILL
     envoy_stop: float = 10.0

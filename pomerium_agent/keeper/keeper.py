@@ -23,7 +23,7 @@ from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.notify import Notifier
 from pomerium_agent.keeper.signals import read_signals, signal_pipe
 from pomerium_agent.keeper.sockets import ENVOY_ADMIN, open_runtime_dir
-from pomerium_agent.keeper.wire import Garbage, Lines, Ready, StartEnvoy, envoy_event, refusal_event
+from pomerium_agent.keeper.wire import Garbage, Lines, Ready, StartEnvoy, draining_event, envoy_event, refusal_event
 from pomerium_agent.settings import Settings
 
 FINAL_EXIT_CODES = (2, 3)  # settings, refused: another try would end the same way
@@ -254,10 +254,18 @@ class Keeper:
         self._notifier.stopping()
         self._agent.forget()
         self._envoy.forget()
+        self._give_notice()
         self._drain()
         for kept, stop_within in ((self._agent, self._patience.agent_stop), (self._envoy, self._patience.envoy_stop)):
             kept.end(time.monotonic(), stop_within)
             self._wait_for(kept, time.monotonic() + stop_within + AFTER_KILL)
+
+    def _give_notice(self) -> None:
+        """Readiness goes first; everything is served as before until balancers have had time to see it."""
+        deadline = time.monotonic() + self._patience.notice
+        self._tell(draining_event())
+        while self._envoy.process is not None and not self._forced and time.monotonic() < deadline:
+            self._turn(until=deadline)
 
     def _drain(self) -> None:
         """Let Envoy finish what is in flight, as far as patience goes."""

@@ -89,6 +89,11 @@ def refusal_event(reason: str, request: int | None) -> bytes:
     return _line({"event": "envoy-refused", "reason": reason, **({} if request is None else {"request": request})})
 
 
+def draining_event() -> bytes:
+    """We are about to stop: tell whoever asks that nobody should be sent here."""
+    return _line({"event": "draining"})
+
+
 def _line(value: dict[str, object]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 

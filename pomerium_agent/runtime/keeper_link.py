@@ -48,11 +48,12 @@ def _adopt(variable: str, fd: str) -> socket.socket:
 class KeeperLink:
     """The line to the keeper. Open it with `open_keeper_link`.
 
-    `envoy_pid` is the process id of the Envoy that runs, and 0 while none does.
+    `envoy_pid` is the process id of the Envoy that runs, and 0 while none does; `draining` says that the end is near.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.envoy_pid: Latest[int] = Latest(0)
+        self.draining: Latest[bool] = Latest(False)
         self._reader = reader
         self._writer = writer
         self._gone = asyncio.Event()
@@ -117,6 +118,8 @@ class KeeperLink:
                 asked = self._answers.get(request) if isinstance(request, int) else None
                 if asked is not None and not asked.done():
                     asked.set_exception(EnvoyUnavailable(f"the keeper cannot start Envoy: {reason}"))
+            case {"event": "draining"}:
+                self.draining.set(True)
             case _:
                 log.warning("unknown event from the keeper", received=said)
 

@@ -188,6 +188,7 @@ def test_an_orderly_stop_drains_first_and_leaves_nothing_behind(tmp_path: Path, 
         code, log = on.end(number)
 
         assert code == 0
+        on.wait("agent", "heard", said={"event": "draining"})
         assert on.still_untold() == [
             ("envoy", "asked"),  # POST /drain_listeners?graceful
             ("envoy", "asked"),  # 2 in flight
@@ -203,6 +204,25 @@ def test_an_orderly_stop_drains_first_and_leaves_nothing_behind(tmp_path: Path, 
         assert log[-1]["event"] == "keeper stopped"
         assert log[-1].keys() >= {"time", "level", "event", "service"}
         assert log[-1]["service"] == "keeper"
+
+
+def test_nothing_is_drained_before_balancers_had_time_to_notice_and_a_second_signal_forces(tmp_path: Path) -> None:
+    with stage(tmp_path, patience={"notice": 3600.0}) as on:
+        on.wait("agent", "heard")
+        on.keeper.send_signal(signal.SIGTERM)
+        on.wait("agent", "heard", said={"event": "draining"})
+        assert ("envoy", "asked") not in on.still_untold()
+
+        assert on.end(signal.SIGTERM)[0] == 0
+        assert ("envoy", "asked") not in on.still_untold()
+
+
+def test_after_the_notice_envoy_takes_leave(tmp_path: Path) -> None:
+    with stage(tmp_path, patience={"notice": 0.05}) as on:
+        on.wait("agent", "heard")
+
+        assert on.end(signal.SIGTERM)[0] == 0
+        on.wait("envoy", "asked", request="POST /drain_listeners?graceful HTTP/1.1")
 
 
 async def test_the_real_envoy_finishes_what_is_in_flight(tmp_path: Path, free_port: Callable[[], int]) -> None:
