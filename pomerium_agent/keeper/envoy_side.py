@@ -1,0 +1,73 @@
+"""The keeper's side of Envoy: which one is wanted, whether it is the one that runs, and what the agent hears of it."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from pomerium_agent.keeper.children import Kept, Patience, Process, spawn
+from pomerium_agent.keeper.log import Log
+from pomerium_agent.keeper.wire import StartEnvoy, envoy_event, refusal_event
+
+ENVOY_ENVIRONMENT = ("PATH", "TZ", "TMPDIR")
+
+
+class EnvoySide:
+    """A kept Envoy. What the agent should hear of it waits in `take_news`, for the loop to pass on."""
+
+    def __init__(self, patience: Patience, log: Log) -> None:
+        self.kept = Kept("envoy", self._start, patience, log)
+        self._stop_within = patience.envoy_stop
+        self._log = log
+        self._wanted: StartEnvoy | None = None
+        self._digest = b""
+        self._unanswered: int | None = None  # the request that the next start answers
+        self._news: list[bytes] = []
+
+    def want(self, wanted: StartEnvoy) -> None:
+        """Adopt the Envoy that runs if it is the one wanted; else start it, in place of the one that runs."""
+        try:
+            digest = _digest(wanted.bootstrap)
+        except OSError as error:
+            reason = f"cannot read the bootstrap file {wanted.bootstrap}: {error.strerror}"
+            self._log.error("envoy refused", reason=reason)
+            self._news.append(refusal_event(reason, wanted.request))
+            return
+        running = self._wanted
+        same = running is not None and (running.argv, self._digest) == (wanted.argv, digest)
+        self._wanted = wanted
+        if same and self.kept.process is not None and not self.kept.coming:
+            self._log.info("envoy adopted", pid=self.kept.process.pid)
+            self._news.append(envoy_event(self.kept.process.pid, wanted.request))
+            return
+        self._unanswered = wanted.request
+        if not (same and self.kept.coming):
+            self._digest = digest
+            self.kept.begin(time.monotonic(), self._stop_within)
+
+    def ended(self, now: float) -> None:
+        """The process was reaped."""
+        self.kept.ended(now)
+        self._news.append(envoy_event(0, None))
+
+    def forget_request(self) -> None:
+        """Whoever asked is gone, and its number means nothing to the next agent."""
+        self._unanswered = None
+
+    def take_news(self) -> list[bytes]:
+        """Lines for the agent, each given once."""
+        news, self._news = self._news, []
+        return news
+
+    def _start(self) -> Process:
+        assert self._wanted is not None  # noqa: S101
+        self._digest = _digest(self._wanted.bootstrap)
+        environ = {name: os.environ[name] for name in ENVOY_ENVIRONMENT if name in os.environ}
+        process = spawn(self._wanted.argv, environ, dies_with_us=True)
+        self._news.append(envoy_event(process.pid, self._unanswered))
+        self._unanswered = None
+        return process
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()
