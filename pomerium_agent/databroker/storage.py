@@ -3,13 +3,15 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import structlog
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.carry import Carrier, OldStoreGone
 from pomerium_agent.databroker.cleanup import run_cleanup
+from pomerium_agent.databroker.handover import HandOver
 from pomerium_agent.databroker.homes import Homes
 from pomerium_agent.databroker.kinds import storage_kind
 from pomerium_agent.databroker.sqlite.place import directory_of
@@ -22,7 +24,7 @@ from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.supervisor import until_done
-from pomerium_agent.runtime.waiting import first_of
+from pomerium_agent.runtime.waiting import first_of, until_is
 
 log = structlog.get_logger(__name__)
 
@@ -33,26 +35,36 @@ OLD_SECONDS = 60.0  # that the old store may be out of reach before its records 
 
 @asynccontextmanager
 async def open_databroker(
-    connection: Latest[str | None], clock: Clock, health: Health, environ: Mapping[str, str] | None = None
+    connection: Latest[str | None],
+    clock: Clock,
+    health: Health,
+    environ: Mapping[str, str] | None = None,
+    *,
+    handover: HandOver | None = None,
 ) -> AsyncIterator[Databroker]:
     """Open the store that the bootstrap names (None: memory), keep it clean, and change to another when it says so.
 
     Yields when there is one; a store out of reach is waited for. Raises SettingsError for one that cannot work. No
-    error shows the connection, which may hold a password.
+    error shows the connection, which may hold a password. With `handover`, the records of an agent's own store go
+    from the agent before us to this one, and from this one to the next.
     """
     environ = os.environ if environ is None else environ
+    handover = handover or HandOver(successor=Path("/dev/null"))
     refused: SettingsError | None = None
     async with asyncio.TaskGroup() as group:
         storage = StorageHealth(health)
         homes = Homes(group, clock, storage, environ)
         try:
-            name, backend = await _first(connection, homes, clock, health)
+            name, backend, inherited = await _first(connection, homes, clock, health, handover)
         except SettingsError as error:
             refused = error  # told as it is, and not as one of a group
         else:
             homes.use(backend)
-            change = _Change(name, Databroker(Store(backend)), homes, clock, storage, environ)
+            change = _Change(
+                name, Databroker(Store(backend)), homes, clock, storage, environ, handover, inherited=inherited
+            )
             tasks = [
+                group.create_task(change.hand_over(), name="databroker-hand-over"),
                 group.create_task(run_cleanup(change.databroker, clock, health), name="databroker-cleanup"),
                 group.create_task(rerun_on_change(connection, change.to), name="databroker-storage"),
             ]
@@ -63,14 +75,19 @@ async def open_databroker(
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
-                await homes.close(change.databroker.store.backend)
+                await change.close()
     if refused is not None:
         raise refused
 
 
 async def _first(
-    connection: Latest[str | None], homes: Homes, clock: Clock, health: Health
-) -> tuple[str | None, Backend]:
+    connection: Latest[str | None], homes: Homes, clock: Clock, health: Health, handover: HandOver
+) -> tuple[str | None, Backend, bool]:
+    """The store, and whether it is still that of the agent before us."""
+    name = connection.value
+    if handover.predecessor is not None and storage_kind(name) != "postgres":
+        return name, homes.borrow(name, handover.predecessor), True
+
     async def step() -> tuple[str | None, Backend]:
         name = connection.value
         try:
@@ -79,7 +96,10 @@ async def _first(
             health.failed(Check.STORAGE, str(error), {"backend": storage_kind(name)})
             raise
 
-    return await until_done("databroker storage", step, clock=clock, backoff=Backoff(cap=10.0))
+    name, backend = await until_done("databroker storage", step, clock=clock, backoff=Backoff(cap=10.0))
+    handover.copied.set(True)
+    handover.settled.set(True)
+    return name, backend, False
 
 
 class _Change:
@@ -93,6 +113,9 @@ class _Change:
         clock: Clock,
         health: StorageHealth,
         environ: Mapping[str, str],
+        handover: HandOver,
+        *,
+        inherited: bool,
     ) -> None:
         self._homes = homes
         self.databroker = databroker
@@ -100,6 +123,43 @@ class _Change:
         self._clock = clock
         self._health = health
         self._environ = environ
+        self._handover = handover
+        self._inherited = inherited  # the records are still with the agent before us
+        self._behind: Backend | None = None  # the store that we left to the agent after us
+
+    async def close(self) -> None:
+        """Let go of what is open."""
+        await self._homes.close(self.databroker.store.backend)
+        if self._behind is not None:
+            await self._homes.close(self._behind)
+
+    async def hand_over(self) -> None:
+        """Hold writes when another agent is about to take our place, and send them there once it has; for ever."""
+        while True:
+            await until_is(self._handover.hold, True)
+            try:
+                await self._hold()
+            except TimeoutError:
+                log.error("writes did not come to an end, so the next agent cannot take over the records")
+                await until_is(self._handover.hold, False)
+
+    async def _hold(self) -> None:
+        handover, store, kind = self._handover, self.databroker.store, storage_kind(self._name)
+        async with AsyncExitStack() as stack:
+            if kind != "postgres":
+                async with asyncio.timeout(HELD_SECONDS):
+                    await stack.enter_async_context(store.held())
+            handover.held.set(True)
+            await first_of(until_is(handover.hold, False), until_is(handover.succeeded, True))
+            handover.held.set(False)
+            if handover.succeeded.value and kind != "postgres":
+                self._behind = store.backend
+                there = self._homes.borrow(self._name, handover.successor)
+                self.databroker.replace(Store(there))
+                self._homes.use(there)
+        if handover.succeeded.value:
+            handover.left.set(True)
+            await until_is(handover.hold, False)
 
     async def to(self, name: str | None) -> None:
         """Try until it is done, or another one is asked for. Meanwhile the old store goes on serving."""
@@ -107,7 +167,10 @@ class _Change:
         if self._same(name):
             self._health.set_trouble("")
             return
-        log.info("changing the databroker's storage", before=before, to=kind)
+        if self._inherited:
+            log.info("taking over the records of the agent before us", to=kind)
+        else:
+            log.info("changing the databroker's storage", before=before, to=kind)
         backoff = Backoff()
         gone_since: float | None = None  # the old store; a new one that cannot be opened says nothing about it
         while True:
@@ -137,6 +200,8 @@ class _Change:
                 return
 
     def _same(self, name: str | None) -> bool:
+        if self._inherited:
+            return False
         if name == self._name:
             return True
         if name is None or self._name is None or {storage_kind(name), storage_kind(self._name)} != {"file"}:
@@ -147,13 +212,16 @@ class _Change:
             return False
 
     async def _try(self, name: str | None, *, without_old: bool) -> None:
+        if self._inherited and storage_kind(name) == "file":  # which has one owner at a time
+            self._handover.copied.set(True)
+            await until_is(self._handover.due, True)
         backend = await self._homes.open(name)
         old = self.databroker.store
         try:
             try:
                 await self._fill(backend, name)
             except OldStoreGone as error:
-                if not without_old:
+                if not (without_old or (self._inherited and self._handover.alone.value)):
                     raise
                 log.error("the old storage cannot be read, its records are left behind", reason=str(error))
                 self._take_over(backend, name)
@@ -167,6 +235,9 @@ class _Change:
         another = await carrier.needed()
         if another:
             await carrier.copy()
+        if self._inherited:
+            self._handover.copied.set(True)
+            await until_is(self._handover.due, True)
         try:
             async with asyncio.timeout(HELD_SECONDS), old.held():
                 if another:
@@ -180,4 +251,5 @@ class _Change:
     def _take_over(self, backend: Backend, name: str | None) -> None:
         self.databroker.replace(Store(backend))
         self._homes.use(backend)
-        self._name = name
+        self._name, self._inherited = name, False
+        self._handover.settled.set(True)
