@@ -20,6 +20,7 @@ from pomerium_agent.cli import (
     sessions,
     status,
     telemetry,
+    upgrade,
     validate,
     version,
 )
@@ -42,6 +43,7 @@ app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("log-level")(log_level.log_level)
 app.command("connect")(connect.connect)
+app.command("upgrade")(upgrade.upgrade)
 app.command("health")(health.health)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)

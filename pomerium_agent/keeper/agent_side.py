@@ -26,6 +26,8 @@ class AgentSide:
         selector: selectors.BaseSelector,
         patience: Patience,
         log: Log,
+        *,
+        comes: bool = False,
     ) -> None:
         self.kept = Kept("agent", self._start, patience, log)
         self._argv = argv
@@ -34,6 +36,8 @@ class AgentSide:
         self._instance = instance
         self._selector = selector
         self._log = log
+        self.ready = False  # said that visitors are served
+        self._comes = comes  # the first process comes to replace another agent
         self._link: socket.socket | None = None
         self._lines = Lines()
 
@@ -83,6 +87,8 @@ class AgentSide:
                 "POMERIUM_AGENT_KEEPER_FD": str(theirs.fileno()),
                 "POMERIUM_AGENT_INSTANCE": self._instance,
             }
+            if self._comes:
+                environ["POMERIUM_AGENT_SUCCESSOR"] = "yes"
             try:
                 process = spawn(
                     self._argv,
@@ -93,6 +99,7 @@ class AgentSide:
             except BaseException:
                 ours.close()
                 raise
+        self._comes = False
         ours.setblocking(False)
         self._link, self._lines = ours, Lines()
         self._selector.register(ours, selectors.EVENT_READ, self)

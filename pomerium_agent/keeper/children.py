@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -85,6 +86,7 @@ class Patience:
     drain: float = 5.0  # for requests in flight, before anything is stopped
     agent_stop: float = 10.0  # after SIGTERM, before SIGKILL
     envoy_stop: float = 10.0
+    prepare: float = 60.0  # for an agent that comes to replace another, before it is given up
     settled: float = 60.0  # of life, after which the next end counts as a first one
     first_pause: float = 0.5  # between the second end and the third start; the first restart is at once
     longest_pause: float = 30.0
@@ -130,6 +132,18 @@ class Kept:
         else:
             self._replaced = True
             self._terminate(now, stop_within)
+
+    def begin_once(self, now: float) -> bool:
+        """Start it, and not again when it ends, until `keep`; says whether it was started."""
+        self._run(now)
+        self._wanted, self._start_at = False, None
+        return self.process is not None
+
+    def keep(self) -> None:
+        """From now on it is started again when it ends, or, if it has ended already, at the next turn."""
+        self._wanted = True
+        if self.process is None:
+            self._start_at = time.monotonic()
 
     def end(self, now: float, stop_within: float) -> None:
         """Stop it, and do not start it again."""

@@ -45,6 +45,10 @@ class EnvoySide:
             self._digest = digest
             self.kept.begin(time.monotonic(), self._stop_within)
 
+    def show(self, wanted: StartEnvoy) -> bytes:
+        """What an agent that is not in charge hears when it wants one: which Envoy runs, be it that one or not."""
+        return envoy_event(self.kept.process.pid if self.kept.process is not None else 0, wanted.request)
+
     def ended(self, now: float) -> None:
         """The process was reaped."""
         self.kept.ended(now)

@@ -19,12 +19,14 @@ from pathlib import Path
 from pomerium_agent.keeper.admin import drain_listeners, requests_in_flight
 from pomerium_agent.keeper.agent_side import AgentSide
 from pomerium_agent.keeper.children import Kept, Patience, adopt_orphans, reap
+from pomerium_agent.keeper.desk import Desk
 from pomerium_agent.keeper.envoy_side import EnvoySide
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.notify import Notifier
 from pomerium_agent.keeper.signals import read_signals, signal_pipe
-from pomerium_agent.keeper.sockets import ENVOY_ADMIN, open_runtime_dir
-from pomerium_agent.keeper.wire import Garbage, Ready, StartEnvoy, draining_event
+from pomerium_agent.keeper.sockets import ENVOY_ADMIN, KEEPER, open_runtime_dir, sweep_agent
+from pomerium_agent.keeper.succession import Stage, Succession
+from pomerium_agent.keeper.wire import Garbage, Ready, Serving, StartEnvoy, draining_event
 from pomerium_agent.settings import Settings
 
 FINAL_EXIT_CODES = (2, 3)  # settings, refused: another try would end the same way
@@ -41,7 +43,7 @@ def run_keeper(settings: Settings, *, agent_argv: Sequence[str], patience: Patie
     log = Log(settings.log_level)
     with ExitStack() as stack:
         pipe = stack.enter_context(signal_pipe())
-        listening = stack.enter_context(open_runtime_dir(settings.runtime_dir))
+        listening = stack.enter_context(open_runtime_dir(settings.runtime_dir, settings.local.health_check_addr))
         selector = stack.enter_context(selectors.DefaultSelector())
         keeper = Keeper(settings.runtime_dir, listening, agent_argv, pipe, selector, patience or Patience(), log)
         stack.callback(keeper.close)
@@ -69,10 +71,39 @@ class Keeper:
         self._log = log
         self._notifier = Notifier(os.environ)
         self._sign_of_life_at = None if self._notifier.watchdog_seconds is None else 0.0
-        self._agent = AgentSide(agent_argv, listening, runtime_dir, str(uuid.uuid4()), selector, patience, log)
+        self._agent_argv = agent_argv
+        self._for_agents = {name: sock for name, sock in listening.items() if name != KEEPER}
+        self._instance = str(uuid.uuid4())
+        self._desk = Desk(listening[KEEPER], selector)
+        self._agent = self._new_agent()  # in charge
+        self._others: list[AgentSide] = []  # that come, go, or came to nothing
+        self._succession: Succession | None = None
+        self._told: Stage | None = None
+        self._caller = 0  # who wants to know how it goes
+        self._wanted_next: StartEnvoy | None = None  # by the agent that comes
         self._envoy = EnvoySide(patience, log)
         self._exit_code: int | None = None  # set: we are stopping
         self._stop_signals = 0
+
+    def _new_agent(self, *, comes: bool = False) -> AgentSide:
+        return AgentSide(
+            self._agent_argv,
+            self._for_agents,
+            self._runtime_dir,
+            self._instance,
+            self._selector,
+            self._patience,
+            self._log,
+            comes=comes,
+        )
+
+    @property
+    def _agents(self) -> list[AgentSide]:
+        return [self._agent, *self._others]
+
+    @property
+    def _all_kept(self) -> list[Kept]:
+        return [self._envoy.kept, *(agent.kept for agent in self._agents)]
 
     @property
     def _forced(self) -> bool:
@@ -91,11 +122,13 @@ class Keeper:
 
     def close(self) -> None:
         """Leave nothing behind, also after a bug: what still runs is killed."""
-        for kept in (self._agent.kept, self._envoy.kept):
+        for kept in self._all_kept:
             if kept.process is not None:
                 kept.process.kill()
                 kept.process.wait()
-        self._agent.drop_link()
+        for agent in self._agents:
+            agent.drop_link()
+        self._desk.close()
 
     # The loop.
 
@@ -105,34 +138,100 @@ class Keeper:
         if self._sign_of_life_at is not None and now >= self._sign_of_life_at:
             self._notifier.alive()
             self._sign_of_life_at = now + (self._notifier.watchdog_seconds or 0.0)
-        for kept in (self._agent.kept, self._envoy.kept):
+        for kept in self._all_kept:
             kept.turn(now)
+        self._step_succession(now)
         self._pass_on_news()
-        times = (until, self._agent.kept.next_at, self._envoy.kept.next_at, self._sign_of_life_at)
+        times = [until, self._sign_of_life_at, *(kept.next_at for kept in self._all_kept)]
+        if self._succession is not None:
+            times.append(self._succession.deadline)
         first = min((at for at in times if at is not None), default=None)
         for key, _ in self._selector.select(None if first is None else max(0.0, first - time.monotonic())):
-            if key.data is self._agent:
-                self._on_agent()
-            else:
-                self._on_signals()
+            match key.data:
+                case AgentSide() as agent:
+                    self._on_agent(agent)
+                case Desk() as desk:
+                    self._on_desk(desk)
+                case _:
+                    self._on_signals()
+        self._step_succession(time.monotonic())
         self._pass_on_news()
 
     def _pass_on_news(self) -> None:
         for line in self._envoy.take_news():
-            self._agent.tell(line)
+            for agent in self._agents:
+                agent.tell(line)
 
-    def _on_agent(self) -> None:
-        for message in self._agent.read():
+    def _on_agent(self, agent: AgentSide) -> None:
+        for message in agent.read():
             match message:
+                case StartEnvoy() if agent is not self._agent:
+                    self._wanted_next = message
+                    agent.tell(self._envoy.show(message))
                 case StartEnvoy() if self._exit_code is None:
                     self._envoy.want(message)
                 case Ready():
+                    agent.ready = True
                     self._log.info("ready")
                     self._notifier.ready()
                 case Garbage(reason):
                     self._log.warning("line from the agent ignored", reason=reason)
-        if not self._agent.linked:
+                case _ if self._succession is not None:
+                    self._succession.heard(agent, message, time.monotonic())
+                    if message == Serving():
+                        self._follow_charge()
+        if agent is self._agent and not agent.linked:
             self._envoy.forget_request()
+
+    # Replacing the agent.
+
+    def _on_desk(self, desk: Desk) -> None:
+        for caller, question in desk.read():
+            if question.get("op") != "upgrade":
+                trouble = "the keeper does not know what that is"
+            elif self._succession is not None:
+                trouble = "the agent is being replaced already"
+            elif self._exit_code is not None:
+                trouble = "the replica is stopping"
+            else:
+                self._caller = caller
+                self._replace_agent()
+                continue
+            desk.tell(caller, done=True, trouble=trouble)
+            desk.dismiss(caller)
+
+    def _replace_agent(self) -> None:
+        new = self._new_agent(comes=True)
+        self._others.append(new)
+        self._wanted_next, self._told = None, None
+        self._succession = Succession(self._agent, new, self._patience, self._log)
+        self._succession.begin(time.monotonic())
+
+    def _step_succession(self, now: float) -> None:
+        succession = self._succession
+        if succession is None:
+            return
+        succession.turn(now)
+        self._follow_charge()
+        if succession.stage is not self._told:
+            self._told = succession.stage
+            self._desk.tell(self._caller, step=succession.stage.value)
+        if succession.over:
+            self._desk.tell(self._caller, done=True, trouble=succession.trouble)
+            self._desk.dismiss(self._caller)
+            self._succession = None
+
+    def _follow_charge(self) -> None:
+        """Have the agent count that has taken over; what it wanted of Envoy is done now."""
+        if self._succession is None or self._succession.in_charge is self._agent:
+            return
+        self._others.remove(self._succession.in_charge)
+        if self._agent.kept.process is not None:
+            self._others.append(self._agent)
+        self._agent = self._succession.in_charge
+        if self._wanted_next is not None:
+            self._envoy.want(self._wanted_next)
+            self._wanted_next = None
 
     def _on_signals(self) -> None:
         for number in read_signals(self._pipe):
@@ -150,30 +249,43 @@ class Keeper:
 
     def _reap(self) -> None:
         now = time.monotonic()
-        running = [kept.process for kept in (self._agent.kept, self._envoy.kept) if kept.process is not None]
-        for process in reap(running):
-            if process is self._agent.kept.process:
-                self._agent.drop_link()
-                self._envoy.forget_request()
-                if process.returncode in FINAL_EXIT_CODES:
-                    self._agent.kept.forget()
-                    self._exit_code = process.returncode if self._exit_code is None else self._exit_code
-                self._agent.kept.ended(now)
-            else:
+        for process in reap([kept.process for kept in self._all_kept if kept.process is not None]):
+            if process is self._envoy.kept.process:
                 self._envoy.ended(now)
+                continue
+            for agent in self._agents:
+                if process is agent.kept.process:
+                    self._agent_ended(agent, now)
+
+    def _agent_ended(self, agent: AgentSide, now: float) -> None:
+        assert agent.kept.process is not None  # noqa: S101
+        pid, code = agent.kept.process.pid, agent.kept.process.returncode
+        agent.drop_link()
+        sweep_agent(self._runtime_dir, pid)
+        if agent is self._agent:
+            self._envoy.forget_request()
+            if code in FINAL_EXIT_CODES:
+                agent.kept.forget()
+                self._exit_code = code if self._exit_code is None else self._exit_code
+        else:
+            self._others.remove(agent)
+        agent.kept.ended(now)
+        if self._succession is not None and self._exit_code is None:
+            self._succession.ended(agent, code or 0, now)
+            self._step_succession(now)
 
     # The end.
 
     def _stop(self) -> None:
         self._notifier.stopping()
+        if self._succession is not None:
+            self._succession.call_off("the replica is stopping", time.monotonic())
         self._agent.kept.forget()
         self._envoy.kept.forget()
         self._give_notice()
         self._drain()
-        for kept, stop_within in (
-            (self._agent.kept, self._patience.agent_stop),
-            (self._envoy.kept, self._patience.envoy_stop),
-        ):
+        agents = [(agent.kept, self._patience.agent_stop) for agent in self._agents]
+        for kept, stop_within in (*agents, (self._envoy.kept, self._patience.envoy_stop)):
             kept.end(time.monotonic(), stop_within)
             self._wait_for(kept, time.monotonic() + stop_within + AFTER_KILL)
 
@@ -198,6 +310,6 @@ class Keeper:
     def _wait_for(self, kept: Kept, deadline: float) -> None:
         while kept.process is not None and time.monotonic() < deadline:
             if self._forced:
-                self._agent.kept.kill()
-                self._envoy.kept.kill()
+                for each in self._all_kept:
+                    each.kill()
             self._turn(until=deadline)

@@ -59,14 +59,14 @@ def deny(at: Board, request_id: str) -> None:
 
 
 @asynccontextmanager
-async def serving(at: Board, directory: Path, health_address: str = "") -> AsyncIterator[Callable[[object], Any]]:
+async def serving(at: Board, directory: Path, health: socket.socket | None = None) -> AsyncIterator[Callable[[object], Any]]:
     """The control socket of a replica, and a client that posts questions to it."""
     path = directory / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(str(path))
         sock.listen()
         async with (
-            serve_control(sock, at, health_address),
+            serve_control(sock, at, health),
             aiohttp.ClientSession(
                 "http://agent", connector=aiohttp.UnixConnector(str(path)), timeout=aiohttp.ClientTimeout(10)
             ) as client,
