@@ -13,6 +13,7 @@ class Desk:
     """Callers on the keeper's own socket, which only its user can open; the selector's data for all is this object."""
 
     def __init__(self, listening: socket.socket, selector: selectors.BaseSelector) -> None:
+        listening.setblocking(False)
         self._listening = listening
         self._selector = selector
         self._callers: dict[int, tuple[socket.socket, bytearray]] = {}

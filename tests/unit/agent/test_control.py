@@ -59,7 +59,9 @@ def deny(at: Board, request_id: str) -> None:
 
 
 @asynccontextmanager
-async def serving(at: Board, directory: Path, health: socket.socket | None = None) -> AsyncIterator[Callable[[object], Any]]:
+async def serving(
+    at: Board, directory: Path, health: socket.socket | None = None
+) -> AsyncIterator[Callable[[object], Any]]:
     """The control socket of a replica, and a client that posts questions to it."""
     path = directory / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -143,12 +145,12 @@ async def test_before_there_is_a_configuration_nothing_is_explained(tmp_path: Pa
     assert (status, told) == (503, {"error": "there is no configuration to explain yet"})
 
 
-async def test_the_health_address_explains_nothing(tmp_path: Path, free_port: Callable[[], int]) -> None:
+async def test_the_health_address_explains_nothing(tmp_path: Path) -> None:
     """Explanations name people; the address of probes may be open to a whole network."""
-    address = f"127.0.0.1:{free_port()}"
+    listening = socket.create_server(("127.0.0.1", 0))
     async with (
-        serving(board(), tmp_path, address),
-        aiohttp.ClientSession(f"http://{address}") as client,
+        serving(board(), tmp_path, listening),
+        aiohttp.ClientSession(f"http://127.0.0.1:{listening.getsockname()[1]}") as client,
         client.get("/healthz") as alive,
         client.post("/explain", json={"url": "https://wiki.example.com/"}) as answer,
     ):
