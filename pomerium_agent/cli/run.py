@@ -14,16 +14,26 @@ ConfigFile = Annotated[
 ]
 
 
-def run(config: ConfigFile = None) -> None:
+def run(
+    config: ConfigFile = None,
+    rehearse: Annotated[bool, typer.Option("--rehearse", hidden=True)] = False,
+) -> None:
     """Run a replica: POMERIUM_ZERO_TOKEN says for which cluster."""
     from pomerium_agent.keeper import Patience, run_keeper
     from pomerium_agent.settings import read_settings
 
     settings = read_settings(config_file=config)
     patience = Patience(notice=settings.local.drain_notice, drain=settings.local.drain_seconds)
-    raise typer.Exit(run_keeper(settings, agent_argv=agent_argv(config), patience=patience))
+    code = run_keeper(
+        settings,
+        agent_argv=argv_of("agent", config),
+        keeper_argv=argv_of("run", config),
+        patience=patience,
+        rehearse=rehearse,
+    )
+    raise typer.Exit(code)
 
 
-def agent_argv(config: Path | None) -> list[str]:
-    """How the keeper starts the agent: not with modules that happen to lie in the working directory (-P)."""
-    return [sys.executable, "-P", "-m", "pomerium_agent", "agent", *(["--config", str(config)] if config else [])]
+def argv_of(verb: str, config: Path | None) -> list[str]:
+    """How this is started again: not with modules that happen to lie in the working directory (-P)."""
+    return [sys.executable, "-P", "-m", "pomerium_agent", verb, *(["--config", str(config)] if config else [])]

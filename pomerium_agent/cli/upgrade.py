@@ -18,14 +18,23 @@ def upgrade(
     control_socket: Annotated[
         Path | None, typer.Option("--socket", help="The replica's control socket; found by itself when there is one.")
     ] = None,
+    keeper: Annotated[
+        bool | None,
+        typer.Option(
+            "--keeper/--no-keeper",
+            help="Replace the keeper, too, or not at all; unless told, when its code is another.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Replace the running agent by the version that is installed now; the old one serves until the new one does.
 
-    Exits with 1 when the new one did not come up; then nothing has changed.
+    Exits with 1 when the new one did not come up; then the old one goes on as if nothing had been.
     """
     began = time.monotonic()
     said: dict[str, Any] = {}
-    with _ask((control_socket or find_socket()).with_name("keeper.sock"), {"op": "upgrade"}) as lines:
+    question: dict[str, object] = {"op": "upgrade", "keeper": {None: "", True: "yes", False: "no"}[keeper]}
+    with _ask((control_socket or find_socket()).with_name("keeper.sock"), question) as lines:
         for line in lines:
             said = json.loads(line)
             if "step" in said:

@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pomerium_agent.keeper.children import Kept, Patience, Process, spawn
 from pomerium_agent.keeper.log import Log
@@ -45,6 +46,24 @@ class AgentSide:
     def linked(self) -> bool:
         """Whether somebody listens."""
         return self._link is not None
+
+    def leave(self) -> dict[str, Any]:
+        """What the next keeper needs to go on with it; there is a process, and it is linked."""
+        assert self.kept.process is not None and self._link is not None  # noqa: S101, PT018
+        return {
+            "pid": self.kept.process.pid,
+            "began": self.kept.began,
+            "link": self._link.fileno(),
+            "heard": self._lines.pending.decode("latin-1"),
+            "ready": self.ready,
+        }
+
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on with the agent that a keeper before us had."""
+        self.kept.adopt(left["pid"], left["began"])
+        self.ready = left["ready"]
+        self._take_line(socket.socket(fileno=left["link"]))
+        self._lines = Lines(left["heard"].encode("latin-1"))
 
     def read(self) -> Iterator[Message]:
         """What the agent has said since the last time."""
@@ -100,7 +119,10 @@ class AgentSide:
                 ours.close()
                 raise
         self._comes = False
-        ours.setblocking(False)
-        self._link, self._lines = ours, Lines()
-        self._selector.register(ours, selectors.EVENT_READ, self)
+        self._take_line(ours)
         return process
+
+    def _take_line(self, link: socket.socket) -> None:
+        link.setblocking(False)
+        self._link, self._lines = link, Lines()
+        self._selector.register(link, selectors.EVENT_READ, self)

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.signals import held_back, reset_in_child
@@ -16,7 +17,37 @@ from pomerium_agent.runtime.backoff import Backoff
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-Process = subprocess.Popen[bytes]
+
+class Process(Protocol):
+    """A child of ours, started by us or by a keeper before us in the same process."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def wait(self) -> int:
+        """Reap it."""
+
+    def kill(self) -> None:
+        """Kill it."""
+
+
+class Adopted:
+    """A child that a keeper before us started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
@@ -107,7 +138,7 @@ class Kept:
         self._pauses = Backoff(first=patience.first_pause, factor=2.0, cap=patience.longest_pause)
         self._log = log
         self._restarts_at_once = True
-        self._began = 0.0
+        self._began = 0.0  # by the monotonic clock, which goes on through an exec
         self._wanted = False
         self._replaced = False  # what runs is being stopped to make room for its successor
         self._start_at: float | None = None
@@ -117,6 +148,10 @@ class Kept:
     def next_at(self) -> float | None:
         """When `turn` has something to do."""
         return min((at for at in (self._start_at, self._kill_at) if at is not None), default=None)
+
+    @property
+    def began(self) -> float:
+        return self._began
 
     @property
     def coming(self) -> bool:
@@ -138,6 +173,15 @@ class Kept:
         self._run(now)
         self._wanted, self._start_at = False, None
         return self.process is not None
+
+    def adopt(self, pid: int, began: float) -> None:
+        """It runs already: a keeper before us started it, then."""
+        self.process, self._began, self._wanted, self._start_at = Adopted(pid), began, True, None
+        self._log.info("child adopted", child=self.name, pid=pid)
+
+    def end_at(self, at: float) -> None:
+        """Kill it then, if it runs still."""
+        self._kill_at = at
 
     def keep(self) -> None:
         """From now on it is started again when it ends, or, if it has ended already, at the next turn."""

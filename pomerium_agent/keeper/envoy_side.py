@@ -3,7 +3,9 @@
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pomerium_agent.keeper.children import Kept, Patience, Process, spawn
 from pomerium_agent.keeper.log import Log
@@ -48,6 +50,25 @@ class EnvoySide:
     def show(self, wanted: StartEnvoy) -> bytes:
         """What an agent that is not in charge hears when it wants one: which Envoy runs, be it that one or not."""
         return envoy_event(self.kept.process.pid if self.kept.process is not None else 0, wanted.request)
+
+    def leave(self) -> dict[str, Any]:
+        """What the next keeper needs to go on with it; empty when none was wanted yet."""
+        if self._wanted is None or self.kept.process is None:
+            return {}
+        return {
+            "pid": self.kept.process.pid,
+            "began": self.kept.began,
+            "argv": list(self._wanted.argv),
+            "bootstrap": self._wanted.bootstrap,
+            "digest": self._digest.hex(),
+        }
+
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on with the Envoy that a keeper before us had."""
+        if left:
+            self._wanted = StartEnvoy(tuple(left["argv"]), left["bootstrap"], None)
+            self._digest = bytes.fromhex(left["digest"])
+            self.kept.adopt(left["pid"], left["began"])
 
     def ended(self, now: float) -> None:
         """The process was reaped."""

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from pomerium_agent.errors import SettingsError
 
@@ -22,8 +23,17 @@ BACKLOG = 1024
 LONGEST_PATH = 107  # bytes of a unix socket's path, on Linux
 
 
+class RuntimeDir(NamedTuple):
+    """The directory, and what we hold in it. `created`: it was not there before, and goes with us."""
+
+    path: Path
+    created: bool
+    lock: int
+    listening: Mapping[str, socket.socket]
+
+
 @contextmanager
-def open_runtime_dir(path: Path, health_address: str = "") -> Iterator[Mapping[str, socket.socket]]:
+def open_runtime_dir(path: Path, health_address: str = "") -> Iterator[RuntimeDir]:
     """Make `path` ours for as long as the block runs and listen on one socket per name in it, and on that address.
 
     A new or empty directory gets mode 0700, and the sockets 0600. What a dead predecessor left in it is swept
@@ -34,21 +44,34 @@ def open_runtime_dir(path: Path, health_address: str = "") -> Iterator[Mapping[s
         raise SettingsError(f"RUNTIME_DIRECTORY: {path} is too long for unix sockets; choose a shorter path")
     with ExitStack() as stack:
         try:
-            listening = _prepare(path, stack)
+            created = _make(path)
+            if created:
+                stack.callback(shutil.rmtree, path, ignore_errors=True)
+            lock = _lock(path, stack)
+            _sweep(path)
+            stack.callback(_sweep, path)
+            listening = {name: stack.enter_context(_listen(path / f"{name}.sock")) for name in (*NAMES, KEEPER)}
         except OSError as error:
             raise SettingsError(f"RUNTIME_DIRECTORY: cannot use {path}: {error.strerror or error}") from error
         if health_address:
-            listening |= {HEALTH: stack.enter_context(_listen_tcp(health_address))}
-        yield listening
+            listening[HEALTH] = stack.enter_context(_listen_tcp(health_address))
+        yield RuntimeDir(path, created, lock, listening)
 
 
-def _prepare(path: Path, stack: ExitStack) -> dict[str, socket.socket]:
-    if _make(path):
-        stack.callback(shutil.rmtree, path, ignore_errors=True)
-    _lock(path, stack)
-    _sweep(path)
-    stack.callback(_sweep, path)
-    return {name: stack.enter_context(_listen(path / f"{name}.sock")) for name in (*NAMES, KEEPER)}
+@contextmanager
+def adopt_runtime_dir(path: Path, lock: int, listening: Mapping[str, int], *, created: bool) -> Iterator[RuntimeDir]:
+    """The same, of a keeper before us in this process, with all that it held open."""
+    with ExitStack() as stack:
+        if created:
+            stack.callback(shutil.rmtree, path, ignore_errors=True)
+        stack.callback(os.close, lock)
+        stack.callback((path / LOCK).unlink, missing_ok=True)
+        stack.callback(_sweep, path)
+        adopted = {name: stack.enter_context(socket.socket(fileno=number)) for name, number in listening.items()}
+        for name in (*NAMES, KEEPER):
+            if name not in adopted:  # of a version before us that had fewer
+                adopted[name] = stack.enter_context(_listen(path / f"{name}.sock"))
+        yield RuntimeDir(path, created, lock, adopted)
 
 
 def _make(path: Path) -> bool:
@@ -74,7 +97,7 @@ def _make(path: Path) -> bool:
     return created
 
 
-def _lock(path: Path, stack: ExitStack) -> None:
+def _lock(path: Path, stack: ExitStack) -> int:
     """Keep out a second keeper. The lock goes with the process, however it ends."""
     lock = stack.enter_context((path / LOCK).open("w"))
     try:
@@ -84,6 +107,7 @@ def _lock(path: Path, stack: ExitStack) -> None:
             f"RUNTIME_DIRECTORY: another pomerium-agent runs in {path}; stop it, or choose another directory"
         ) from error
     stack.callback((path / LOCK).unlink, missing_ok=True)
+    return lock.fileno()
 
 
 def _sweep(path: Path) -> None:

@@ -63,9 +63,14 @@ PLAIN: Mapping[str, Message] = {
 class Lines:
     """Cuts a stream of bytes into messages. A line that is too long is dropped, and what follows it is read."""
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
+    def __init__(self, heard: bytes = b"") -> None:
+        self._buffer = bytearray(heard)
         self._dropping = False
+
+    @property
+    def pending(self) -> bytes:
+        """The beginning of a line whose end has not come."""
+        return bytes(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Take bytes; yield what they complete."""

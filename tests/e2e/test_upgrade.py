@@ -54,19 +54,24 @@ async def test_agents_are_replaced_under_traffic_and_no_request_fails() -> None:
             public: Visit = (world.url(replica, "hello"), {})
             probe: Visit = (f"http://{health}/readyz", {})
             async with traffic(world.client, public, probe, (world.url(replica, "private"), robot)) as seen:
-                for _ in range(3):
-                    assert "the new agent serves alone" in await upgrade(replica)
+                for options in ((), ("--keeper",), ("--keeper",)):
+                    told = await upgrade(replica, *options)
+                    assert "the new agent serves alone" in told
+                    assert ("the new keeper has taken over" in told) == ("--keeper" in options)
                     await seen.more()
                 after = await replica.pids()
                 token.unlink()
-                with pytest.raises(SettingsError) as refused:
+                with pytest.raises(SettingsError) as no_keeper:
                     await upgrade(replica)
+                with pytest.raises(SettingsError) as no_agent:
+                    await upgrade(replica, "--no-keeper")
                 await seen.more()
                 assert await replica.pids() == after
             assert seen.failed == []
             assert (after["envoy"], after["keeper"]) == (before["envoy"], before["keeper"])
             assert after["agent"] != before["agent"]
-            assert "nothing has changed for visitors: it ended with code 2" in str(refused.value)
+            assert "the new keeper, tried out beside this one, ended with code 2" in str(no_keeper.value)
+            assert "nothing has changed for visitors: it ended with code 2" in str(no_agent.value)
             left = {path.name for path in replica.directory.glob("*.sock") if path.stem[-1].isdigit()}
             assert left == {f"ads-{after['agent']}.sock", f"databroker-{after['agent']}.sock"}
 

@@ -36,7 +36,7 @@ class Traffic:
 
 
 @asynccontextmanager
-async def traffic(client: aiohttp.ClientSession, *visits: Visit, pause: float = 0.01) -> AsyncIterator[Traffic]:
+async def traffic(client: aiohttp.ClientSession, *visits: Visit, pause: float = 0.03) -> AsyncIterator[Traffic]:
     """Ask for each (url, headers) over and over, on a kept connection and on new ones, until the block ends."""
     seen = Traffic()
 
