@@ -118,6 +118,8 @@ class Patience:
     agent_stop: float = 10.0  # after SIGTERM, before SIGKILL
     envoy_stop: float = 10.0
     prepare: float = 60.0  # for an agent that comes to replace another, before it is given up
+    enter: float = 15.0  # for it to take over, which is nothing but a few messages and the last records
+    leave: float = 2.0  # for the other one to let go, before it is told to stop
     settled: float = 60.0  # of life, after which the next end counts as a first one
     first_pause: float = 0.5  # between the second end and the third start; the first restart is at once
     longest_pause: float = 30.0

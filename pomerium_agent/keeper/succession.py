@@ -14,9 +14,6 @@ from pomerium_agent.keeper.children import Patience
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.wire import Held, Left, Message, Prepared, Serving, charge_event, event
 
-ENTER_SECONDS = 15.0  # for what is nothing but a few messages and the last records
-LEAVE_SECONDS = 2.0
-
 
 class Stage(StrEnum):
     PREPARING = "the new agent gets ready beside the one that serves"
@@ -54,10 +51,10 @@ class Succession:
         """One of the two said something about it."""
         match self.stage, message:
             case Stage.PREPARING, Prepared() if side is self.new:
-                self._enter(Stage.HOLDING, now + ENTER_SECONDS)
+                self._enter(Stage.HOLDING, now + self._patience.enter)
                 self.old.tell(event("hold"))
             case Stage.HOLDING, Held() if side is self.old:
-                self._enter(Stage.ENTERING, now + ENTER_SECONDS)
+                self._enter(Stage.ENTERING, now + self._patience.enter)
                 self.new.tell(charge_event(ready=self.old.ready, alone=False))
             case Stage.ENTERING, Serving() if side is self.new:
                 self._take(now)
@@ -91,7 +88,7 @@ class Succession:
             case Stage.ENTERING if self.in_charge is self.new:  # alone
                 self._enter(Stage.DONE, None)
             case Stage.ENTERING:
-                self._give_up(f"it was ready, but did not take over within {ENTER_SECONDS:g} s", now)
+                self._give_up(f"it was ready, but did not take over within {self._patience.enter:g} s", now)
             case _:
                 self._see_off(now)
 
@@ -109,7 +106,7 @@ class Succession:
         if self.old.kept.process is None:
             self._enter(Stage.DONE, None)
             return
-        self._enter(Stage.LEAVING, now + LEAVE_SECONDS)
+        self._enter(Stage.LEAVING, now + self._patience.leave)
         self.old.tell(event("succeeded"))
 
     def _leave_alone(self, now: float) -> None:
