@@ -102,6 +102,8 @@ class RemoteBackend:
         return options_of(answer.options)
 
     async def set_options(self, type: str, options: Options) -> None:
+        if options.capacity is not None and options.capacity < 0:
+            raise InvalidRequest("options: a capacity cannot be less than none")
         request = pb.SetOptionsRequest(type=type, options=options_message(options))
         with _errors():
             await self._records.SetOptions(request, timeout=CALL_SECONDS)
@@ -158,11 +160,7 @@ class RemoteBackend:
         return Cursor(answer.checkpoint.server_version, answer.checkpoint.record_version)
 
     async def set_checkpoint(self, checkpoint: Cursor) -> None:
-        request = pb.SetCheckpointRequest()
-        request.checkpoint.server_version = checkpoint.server_version
-        request.checkpoint.record_version = checkpoint.record_version
-        with _errors():
-            await self._checkpoints.SetCheckpoint(request, timeout=CALL_SECONDS)
+        raise Unsupported("the checkpoint of another agent's records is not ours to set")
 
     async def clean_up(self) -> None:
         """Whoever has the records does that."""
