@@ -15,13 +15,12 @@ class Doors:
 
     def __init__(self, *, opened: bool) -> None:
         self.opened = Latest(opened)
-        self._closed = 0  # that hang here and have not opened yet
-        self._changed: Latest[int] = Latest(0)
+        self._closed = Latest(0)  # how many hang here and have not opened yet
 
     async def open(self) -> None:
         """Open all; returns when they are."""
         self.opened.set(True)
-        await until_is(self._changed, 0)
+        await until_is(self._closed, 0)
 
     @asynccontextmanager
     async def hang(self, door: AbstractAsyncContextManager[object]) -> AsyncIterator[None]:
@@ -30,27 +29,26 @@ class Doors:
             async with door:
                 yield
             return
-        self._count(1)
-        async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(self._open_later(door), name="door")
-            yield
-            waiting.cancel()
+        self._closed.set(self._closed.value + 1)
+        ajar, over = asyncio.Event(), asyncio.Event()
 
-    async def _open_later(self, door: AbstractAsyncContextManager[object]) -> None:
-        counted = True
-        try:
+        async def open_later() -> None:
             await until_is(self.opened, True)
             async with door:
-                self._count(-1)
-                counted = False
-                await asyncio.Event().wait()
-        finally:
-            if counted:
-                self._count(-1)
+                self._closed.set(self._closed.value - 1)
+                ajar.set()
+                await over.wait()
 
-    def _count(self, change: int) -> None:
-        self._closed += change
-        self._changed.set(self._closed)
+        try:
+            async with asyncio.TaskGroup() as group:
+                waiting = group.create_task(open_later(), name="door")
+                yield
+                over.set()
+                if not ajar.is_set():
+                    waiting.cancel()
+        finally:
+            if not ajar.is_set():
+                self._closed.set(self._closed.value - 1)
 
 
 def own_name(path: Path) -> Path:

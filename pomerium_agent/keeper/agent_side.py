@@ -4,11 +4,11 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pomerium_agent.keeper.children import Kept, Patience, Process, spawn
+from pomerium_agent.keeper.children import Argv, Kept, Patience, Process, spawn
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.wire import Lines, Message
 
@@ -20,7 +20,7 @@ class AgentSide:
 
     def __init__(
         self,
-        argv: Sequence[str],
+        argv: Argv,
         listening: Mapping[str, socket.socket],
         runtime_dir: Path,
         instance: str,
@@ -110,7 +110,7 @@ class AgentSide:
                 environ["POMERIUM_AGENT_SUCCESSOR"] = "yes"
             try:
                 process = spawn(
-                    self._argv,
+                    self._argv(),
                     environ,
                     pass_fds=(*handed_over.values(), theirs.fileno()),
                     ignored=(signal.SIGHUP,),  # it may come before the agent has learned what to do with it

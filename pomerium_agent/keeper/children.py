@@ -17,6 +17,8 @@ from pomerium_agent.runtime.backoff import Backoff
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
+Argv = Callable[[], Sequence[str]]  # asked at each start: another release may be installed by then
+
 
 class Process(Protocol):
     """A child of ours, started by us or by a keeper before us in the same process."""

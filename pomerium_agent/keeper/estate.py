@@ -50,11 +50,15 @@ def read_estate(number: int) -> Estate:
     """Raises ValueError for one that a keeper of this version cannot take over."""
     try:
         said = json.loads(os.pread(number, 1 << 20, 0))
-        if said["format"] != FORMAT:
-            raise ValueError(f"what the running keeper leaves has the format {said['format']}, and not {FORMAT}")
-        return Estate(**said)
-    except (OSError, KeyError, TypeError) as error:
+        form = said["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"what the running keeper leaves cannot be read: {error}") from error
+    if form != FORMAT:
+        raise ValueError(f"what the running keeper leaves has the format {form}, and not {FORMAT}")
+    try:
+        return Estate(**said)
+    except TypeError as error:
+        raise ValueError(f"what the running keeper leaves is not understood: {error}") from error
 
 
 def code_digest() -> str:

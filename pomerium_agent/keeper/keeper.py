@@ -11,7 +11,6 @@ import selectors
 import signal
 import time
 import uuid
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from pomerium_agent.errors import SettingsError
 from pomerium_agent.keeper.admin import drain_listeners, requests_in_flight
 from pomerium_agent.keeper.agent_side import AgentSide
 from pomerium_agent.keeper.agents import Agents
-from pomerium_agent.keeper.children import Kept, Patience, adopt_orphans, reap
+from pomerium_agent.keeper.children import Argv, Kept, Patience, adopt_orphans, reap
 from pomerium_agent.keeper.desk import Desk
 from pomerium_agent.keeper.envoy_side import EnvoySide
 from pomerium_agent.keeper.estate import ADOPT, Estate, code_digest
@@ -47,8 +46,8 @@ AFTER_KILL = 5.0  # seconds for the kernel to end what was killed
 def run_keeper(
     settings: Settings,
     *,
-    agent_argv: Sequence[str],
-    keeper_argv: Sequence[str] = (),
+    agent_argv: Argv,
+    keeper_argv: Argv,
     patience: Patience | None = None,
     rehearse: bool = False,
 ) -> int:
@@ -92,7 +91,7 @@ class Keeper:
     def __init__(
         self,
         runtime: RuntimeDir,
-        argv: tuple[Sequence[str], Sequence[str]],  # of agents, and of keepers
+        argv: tuple[Argv, Argv],  # of agents, and of keepers
         pipe: int,
         selector: selectors.BaseSelector,
         patience: Patience,

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
-from pomerium_agent.keeper.children import Kept, Patience, Process, spawn
+from pomerium_agent.keeper.children import Argv, Kept, Patience, Process, spawn
 from pomerium_agent.keeper.estate import ADOPT, Estate, read_estate
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.signals import WATCHED
@@ -16,7 +16,7 @@ PASSED, SAME = 0, 10  # exit codes of a rehearsal: it can take over; it can, and
 class Renewal:
     """Owned by the keeper while it is under way."""
 
-    def __init__(self, argv: Sequence[str], estate: Estate, *, forced: bool, patience: Patience, log: Log) -> None:
+    def __init__(self, argv: Argv, estate: Estate, *, forced: bool, patience: Patience, log: Log) -> None:
         self.rehearsal = Kept("new keeper", self._start, patience, log)
         self.forced = forced
         self.caller = estate.caller
@@ -42,7 +42,7 @@ class Renewal:
         number = self._estate.write()
         try:
             return spawn(
-                (*self._argv, "--rehearse"), {**os.environ, ADOPT: str(number)}, pass_fds=(number,), dies_with_us=True
+                (*self._argv(), "--rehearse"), {**os.environ, ADOPT: str(number)}, pass_fds=(number,), dies_with_us=True
             )
         finally:
             os.close(number)

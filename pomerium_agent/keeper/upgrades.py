@@ -6,10 +6,10 @@ asked ──► the new keeper is tried out ──► exec ──► (the new ke
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pomerium_agent.keeper.agents import Agents
-from pomerium_agent.keeper.children import Kept, Patience
+from pomerium_agent.keeper.children import Argv, Kept, Patience
 from pomerium_agent.keeper.desk import Desk
 from pomerium_agent.keeper.envoy_side import EnvoySide
 from pomerium_agent.keeper.estate import Estate, code_digest
@@ -31,7 +31,7 @@ class Upgrades:
         envoy: EnvoySide,
         runtime: RuntimeDir,
         instance: str,
-        argv: Sequence[str],
+        argv: Argv,
         patience: Patience,
         log: Log,
     ) -> None:
@@ -107,7 +107,7 @@ class Upgrades:
         renewal, self._renewal, self._due = self._renewal, None, False
         if self._steady:
             estate = self._estate(then_agent=renewal.then_agent)
-            trouble = take_process_over(self._argv, estate, lambda: last() and self._steady, self._log)
+            trouble = take_process_over(self._argv(), estate, lambda: last() and self._steady, self._log)
         else:
             trouble = UNSTEADY
         self._log.error("the keeper was not replaced", reason=trouble)

@@ -156,8 +156,8 @@ assert not (rehearse and Path(sys.argv[0]).with_name("broken").exists())
 try:
     code = run_keeper(
         read_settings(),
-        agent_argv=json.loads(sys.argv[1]),
-        keeper_argv=[sys.executable, *sys.argv],
+        agent_argv=lambda: json.loads(sys.argv[1]),
+        keeper_argv=lambda: [sys.executable, *sys.argv],
         patience=Patience(**json.loads(sys.argv[2])),
         rehearse=rehearse,
     )
