@@ -1,9 +1,10 @@
 """The keeper's side of Envoy: which one is wanted, whether it is the one that runs, and what the agent hears of it."""
 
+import filecmp
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class EnvoySide:
             self._news.append(refusal_event(reason, wanted.request))
             return
         running = self._wanted
-        same = running is not None and (running.argv, self._digest) == (wanted.argv, digest)
+        same = running is not None and self._digest == digest and _same_command(running.argv, wanted.argv)
         self._wanted = wanted
         if same and self.kept.process is not None and not self.kept.coming:
             self._log.info("envoy adopted", pid=self.kept.process.pid)
@@ -92,6 +93,16 @@ class EnvoySide:
         self._news.append(envoy_event(process.pid, self._unanswered))
         self._unanswered = None
         return process
+
+
+def _same_command(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether it is the same to start either: another release may bring the same binary in another place."""
+    if one[1:] != other[1:]:
+        return False
+    try:
+        return one[0] == other[0] or filecmp.cmp(one[0], other[0], shallow=False)
+    except OSError:
+        return False
 
 
 def _digest(path: str) -> bytes:
