@@ -79,6 +79,7 @@ class Local:
     mixed_cluster: bool = False  # replicas of another make share it (authenticate 8.7, 10)
     drain_notice: float = 0.0  # seconds between "not ready" and the first connection that is closed
     drain_seconds: float = 5.0  # for open requests, after that
+    handover_seconds: float = 120.0  # that an Envoy which was succeeded may finish what it had
     force_flow: str = ""  # of logging in: stateless or stateful; empty: as the configuration says (authenticate 1)
 
 
@@ -291,6 +292,7 @@ def _local(env: Mapping[str, str]) -> Local:
         mixed_cluster=_yes(env, "POMERIUM_AGENT_MIXED_CLUSTER"),
         drain_notice=_seconds(env, "POMERIUM_AGENT_DRAIN_NOTICE", 0.0),
         drain_seconds=_seconds(env, "POMERIUM_AGENT_DRAIN_SECONDS", 5.0),
+        handover_seconds=_seconds(env, "POMERIUM_AGENT_HANDOVER_SECONDS", 120.0),
         force_flow=_force_flow(env),
     )
 

@@ -235,11 +235,11 @@ async def _run_envoy(
     except OSError as error:
         raise EnvoyUnavailable(f"cannot write {bootstrap}, which Envoy starts from: {error.strerror}") from error
     argv = envoy_arguments(
-        envoy_binary(settings.envoy_path), bootstrap, concurrency=settings.local.concurrency, log_level="info"
+        envoy_binary(settings.envoy_path), bootstrap, concurrency=settings.local.concurrency, hot=True
     )
     async with serve_ads(ads_socket, clock) as ads, open_admin(admin_socket) as admin, asyncio.TaskGroup() as group:
         board.ads, board.admin = ads, admin
-        await keeper.start_envoy(argv, bootstrap)
+        await keeper.start_envoy(argv, bootstrap, hot=True)
         watching = group.create_task(watch_envoy(admin, board.health, clock), name="watch-envoy")
         yield ads, admin
         watching.cancel()

@@ -20,7 +20,13 @@ def run(config: ConfigFile = None) -> None:
     from pomerium_agent.settings import read_settings
 
     settings = read_settings(config_file=config)
-    patience = Patience(notice=settings.local.drain_notice, drain=settings.local.drain_seconds)
+    local = settings.local
+    patience = Patience(
+        notice=local.drain_notice,
+        drain=local.drain_seconds,
+        envoy_drain=local.handover_seconds / 2,
+        envoy_leave=local.handover_seconds,
+    )
     raise typer.Exit(run_keeper(settings, agent_argv=agent_argv(config), patience=patience))
 
 

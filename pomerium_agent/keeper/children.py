@@ -85,6 +85,8 @@ class Patience:
     drain: float = 5.0  # for requests in flight, before anything is stopped
     agent_stop: float = 10.0  # after SIGTERM, before SIGKILL
     envoy_stop: float = 10.0
+    envoy_drain: float = 60.0  # in which an Envoy that is succeeded takes leave of its clients (routes.md 12.2)
+    envoy_leave: float = 120.0  # after which it ends, with whatever is still open
     settled: float = 60.0  # of life, after which the next end counts as a first one
     first_pause: float = 0.5  # between the second end and the third start; the first restart is at once
     longest_pause: float = 30.0
@@ -130,6 +132,12 @@ class Kept:
         else:
             self._replaced = True
             self._terminate(now, stop_within)
+
+    def adopt(self, process: Process, now: float) -> None:
+        """This one runs now, in place of the one that ran, which is somebody else's to reap."""
+        self.process, self._began, self._wanted = process, now, True
+        self._restarts_at_once = True
+        self._pauses.reset()
 
     def end(self, now: float, stop_within: float) -> None:
         """Stop it, and do not start it again."""

@@ -3,29 +3,42 @@
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pomerium_agent.keeper.children import Kept, Patience, Process, spawn
+from pomerium_agent.keeper.hot import Generation, flags, hot_restart_works, new_line, sweep
 from pomerium_agent.keeper.log import Log
+from pomerium_agent.keeper.succession import Succession
 from pomerium_agent.keeper.wire import StartEnvoy, envoy_event, refusal_event
 
 ENVOY_ENVIRONMENT = ("PATH", "TZ", "TMPDIR")
+NO_HOT_RESTART = "--disable-hot-restart"
 
 
 class EnvoySide:
-    """A kept Envoy. What the agent should hear of it waits in `take_news`, for the loop to pass on."""
+    """A kept Envoy. What the agent should hear of it waits in `take_news`, for the loop to pass on.
 
-    def __init__(self, patience: Patience, log: Log) -> None:
+    An Envoy that is wanted in place of the one that runs takes over from it where the agent allows that (`hot`);
+    else the one that runs is stopped first.
+    """
+
+    def __init__(self, runtime_dir: Path, patience: Patience, log: Log) -> None:
         self.kept = Kept("envoy", self._start, patience, log)
-        self._stop_within = patience.envoy_stop
+        self.succession = Succession(self.kept, self._spawn, runtime_dir, patience, log)
+        self._runtime_dir = runtime_dir
+        self._patience = patience
         self._log = log
         self._wanted: StartEnvoy | None = None
         self._digest = b""
+        self._serving: StartEnvoy | None = None  # what runs was started as
+        self._generation: Generation | None = None  # None: what runs cannot hand over
+        self._lines: list[Generation] = []  # whatever was started; they leave things behind
         self._unanswered: int | None = None  # the request that the next start answers
         self._news: list[bytes] = []
 
     def want(self, wanted: StartEnvoy) -> None:
-        """Adopt the Envoy that runs if it is the one wanted; else start it, in place of the one that runs."""
+        """Adopt the Envoy that runs if it is the one wanted; else have it take over, or start it afresh."""
         try:
             digest = _digest(wanted.bootstrap)
         except OSError as error:
@@ -36,19 +49,62 @@ class EnvoySide:
         running = self._wanted
         same = running is not None and (running.argv, self._digest) == (wanted.argv, digest)
         self._wanted = wanted
-        if same and self.kept.process is not None and not self.kept.coming:
-            self._log.info("envoy adopted", pid=self.kept.process.pid)
-            self._news.append(envoy_event(self.kept.process.pid, wanted.request))
-            return
+        if self.kept.process is not None and not self.kept.coming:
+            if same or self._generation is not None:
+                # Also of one that will leave: until then it is the one to feed.
+                self._news.append(envoy_event(self.kept.process.pid, wanted.request))
+            if same:
+                self._log.info("envoy adopted", pid=self.kept.process.pid)
+                return
+            if self._generation is not None:
+                self._digest = digest
+                self.succession.begin(self._generation)
+                self._hear_of_failure()
+                return
         self._unanswered = wanted.request
         if not (same and self.kept.coming):
             self._digest = digest
-            self.kept.begin(time.monotonic(), self._stop_within)
+            self.kept.begin(time.monotonic(), self._patience.envoy_stop)
 
-    def ended(self, now: float) -> None:
-        """The process was reaped."""
+    @property
+    def running(self) -> Iterator[Process]:
+        """All there are: the one that serves, one that will, and those that finish what they had."""
+        if self.kept.process is not None:
+            yield self.kept.process
+        yield from self.succession.running
+
+    @property
+    def next_at(self) -> float | None:
+        """When `turn` has something to do."""
+        return min((at for at in (self.kept.next_at, self.succession.next_at) if at is not None), default=None)
+
+    def turn(self, now: float) -> None:
+        """Do what is due."""
+        self.kept.turn(now)
+        if (successor := self.succession.turn(now)) is not None:
+            self._generation, self._serving = successor, self._wanted
+            assert self.kept.process is not None  # noqa: S101
+            self._news.append(envoy_event(self.kept.process.pid, None))
+
+    def ended(self, process: Process, now: float) -> None:
+        """One of `running` was reaped."""
+        if process is not self.kept.process:
+            self.succession.ended(process, now)
+            self._hear_of_failure()
+            return
+        self.succession.abandon()
         self.kept.ended(now)
         self._news.append(envoy_event(0, None))
+
+    def end(self, now: float) -> None:
+        """Stop them all, and start none again."""
+        self.succession.end()
+        self.kept.end(now, self._patience.envoy_stop)
+
+    def kill(self) -> None:
+        """Stop them all now."""
+        self.succession.kill()
+        self.kept.kill()
 
     def forget_request(self) -> None:
         """Whoever asked is gone, and its number means nothing to the next agent."""
@@ -59,14 +115,39 @@ class EnvoySide:
         news, self._news = self._news, []
         return news
 
+    def sweep(self) -> None:
+        """Leave nothing of hot restarts behind. Only when no Envoy runs."""
+        for last in self._lines:
+            sweep(last, self._runtime_dir)
+        self._lines.clear()
+
+    def _hear_of_failure(self) -> None:
+        """Should it crash, then what served comes back, and not what never did."""
+        if self.succession.failed is not None:
+            self._news.append(refusal_event(self.succession.failed, None))
+            self._wanted, self._digest, self.succession.failed = self._serving, b"", None
+
     def _start(self) -> Process:
         assert self._wanted is not None  # noqa: S101
         self._digest = _digest(self._wanted.bootstrap)
-        environ = {name: os.environ[name] for name in ENVOY_ENVIRONMENT if name in os.environ}
-        process = spawn(self._wanted.argv, environ, dies_with_us=True)
+        if not any(self.running):
+            self.sweep()
+        hot = self._wanted.hot and hot_restart_works()
+        self._generation = new_line() if hot else None
+        process = self._spawn(self._generation)
+        self._serving = self._wanted
         self._news.append(envoy_event(process.pid, self._unanswered))
         self._unanswered = None
         return process
+
+    def _spawn(self, generation: Generation | None, *more: str) -> Process:
+        assert self._wanted is not None  # noqa: S101
+        if generation is not None:
+            self._lines.append(generation)
+        how = [NO_HOT_RESTART] if generation is None else flags(generation, self._runtime_dir, self._patience)
+        environ = {name: os.environ[name] for name in ENVOY_ENVIRONMENT if name in os.environ}
+        argv = [*self._wanted.argv, *(how if self._wanted.hot else ()), *more]
+        return spawn(argv, environ, dies_with_us=True)
 
 
 def _digest(path: str) -> bytes:

@@ -12,13 +12,13 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from pomerium_agent.keeper.admin import drain_listeners, requests_in_flight
 from pomerium_agent.keeper.agent_side import AgentSide
-from pomerium_agent.keeper.children import Kept, Patience, adopt_orphans, reap
+from pomerium_agent.keeper.children import Patience, adopt_orphans, reap
 from pomerium_agent.keeper.envoy_side import EnvoySide
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.notify import Notifier
@@ -70,7 +70,7 @@ class Keeper:
         self._notifier = Notifier(os.environ)
         self._sign_of_life_at = None if self._notifier.watchdog_seconds is None else 0.0
         self._agent = AgentSide(agent_argv, listening, runtime_dir, str(uuid.uuid4()), selector, patience, log)
-        self._envoy = EnvoySide(patience, log)
+        self._envoy = EnvoySide(runtime_dir, patience, log)
         self._exit_code: int | None = None  # set: we are stopping
         self._stop_signals = 0
 
@@ -91,10 +91,11 @@ class Keeper:
 
     def close(self) -> None:
         """Leave nothing behind, also after a bug: what still runs is killed."""
-        for kept in (self._agent.kept, self._envoy.kept):
-            if kept.process is not None:
-                kept.process.kill()
-                kept.process.wait()
+        agent = [] if self._agent.kept.process is None else [self._agent.kept.process]
+        for process in (*agent, *self._envoy.running):
+            process.kill()
+            process.wait()
+        self._envoy.sweep()
         self._agent.drop_link()
 
     # The loop.
@@ -105,10 +106,10 @@ class Keeper:
         if self._sign_of_life_at is not None and now >= self._sign_of_life_at:
             self._notifier.alive()
             self._sign_of_life_at = now + (self._notifier.watchdog_seconds or 0.0)
-        for kept in (self._agent.kept, self._envoy.kept):
-            kept.turn(now)
+        self._agent.kept.turn(now)
+        self._envoy.turn(now)
         self._pass_on_news()
-        times = (until, self._agent.kept.next_at, self._envoy.kept.next_at, self._sign_of_life_at)
+        times = (until, self._agent.kept.next_at, self._envoy.next_at, self._sign_of_life_at)
         first = min((at for at in times if at is not None), default=None)
         for key, _ in self._selector.select(None if first is None else max(0.0, first - time.monotonic())):
             if key.data is self._agent:
@@ -150,8 +151,8 @@ class Keeper:
 
     def _reap(self) -> None:
         now = time.monotonic()
-        running = [kept.process for kept in (self._agent.kept, self._envoy.kept) if kept.process is not None]
-        for process in reap(running):
+        agent = [] if self._agent.kept.process is None else [self._agent.kept.process]
+        for process in reap([*agent, *self._envoy.running]):
             if process is self._agent.kept.process:
                 self._agent.drop_link()
                 self._envoy.forget_request()
@@ -160,7 +161,7 @@ class Keeper:
                     self._exit_code = process.returncode if self._exit_code is None else self._exit_code
                 self._agent.kept.ended(now)
             else:
-                self._envoy.ended(now)
+                self._envoy.ended(process, now)
 
     # The end.
 
@@ -170,12 +171,10 @@ class Keeper:
         self._envoy.kept.forget()
         self._give_notice()
         self._drain()
-        for kept, stop_within in (
-            (self._agent.kept, self._patience.agent_stop),
-            (self._envoy.kept, self._patience.envoy_stop),
-        ):
-            kept.end(time.monotonic(), stop_within)
-            self._wait_for(kept, time.monotonic() + stop_within + AFTER_KILL)
+        self._agent.kept.end(time.monotonic(), self._patience.agent_stop)
+        self._wait_until(lambda: self._agent.kept.process is None, self._patience.agent_stop)
+        self._envoy.end(time.monotonic())
+        self._wait_until(lambda: not any(self._envoy.running), self._patience.envoy_stop)
 
     def _give_notice(self) -> None:
         """Readiness goes first; everything is served as before until balancers have had time to see it."""
@@ -195,9 +194,10 @@ class Keeper:
                 return
             self._turn(until=min(deadline, time.monotonic() + LOOK_AGAIN))
 
-    def _wait_for(self, kept: Kept, deadline: float) -> None:
-        while kept.process is not None and time.monotonic() < deadline:
+    def _wait_until(self, stopped: Callable[[], bool], within: float) -> None:
+        deadline = time.monotonic() + within + AFTER_KILL
+        while not stopped() and time.monotonic() < deadline:
             if self._forced:
                 self._agent.kept.kill()
-                self._envoy.kept.kill()
+                self._envoy.kill()
             self._turn(until=deadline)

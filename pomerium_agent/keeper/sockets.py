@@ -15,6 +15,7 @@ NAMES = ("authorize", "pages", "control")
 ADS = "ads.sock"
 DATABROKER = "databroker.sock"
 ENVOY_ADMIN = "envoy-admin.sock"
+LONGEST_NAME = "hot_udp_parent_99999990"  # of what is bound there: one of Envoy's own, see hot.py
 LOCK = "keeper.lock"
 BACKLOG = 1024
 LONGEST_PATH = 107  # bytes of a unix socket's path, on Linux
@@ -28,7 +29,7 @@ def open_runtime_dir(path: Path) -> Iterator[Mapping[str, socket.socket]]:
     away; a living one is an error. On the way out the sockets are gone, and the directory too if it was not there
     before. Raises SettingsError, naming RUNTIME_DIRECTORY, when the directory cannot be used.
     """
-    if len(os.fsencode(path / ENVOY_ADMIN)) > LONGEST_PATH:
+    if len(os.fsencode(path / LONGEST_NAME)) > LONGEST_PATH:
         raise SettingsError(f"RUNTIME_DIRECTORY: {path} is too long for unix sockets; choose a shorter path")
     with ExitStack() as stack:
         try:
