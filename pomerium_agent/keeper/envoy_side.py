@@ -40,7 +40,7 @@ class EnvoySide:
     def want(self, wanted: StartEnvoy) -> None:
         """Adopt the Envoy that runs if it is the one wanted; else have it take over, or start it afresh."""
         try:
-            digest = _digest(wanted.bootstrap)
+            digest = _digest(wanted)
         except OSError as error:
             reason = f"cannot read the bootstrap file {wanted.bootstrap}: {error.strerror}"
             self._log.error("envoy refused", reason=reason)
@@ -129,7 +129,7 @@ class EnvoySide:
 
     def _start(self) -> Process:
         assert self._wanted is not None  # noqa: S101
-        self._digest = _digest(self._wanted.bootstrap)
+        self._digest = _digest(self._wanted)
         if not any(self.running):
             self.sweep()
         hot = self._wanted.hot and hot_restart_works()
@@ -150,5 +150,14 @@ class EnvoySide:
         return spawn(argv, environ, dies_with_us=True)
 
 
-def _digest(path: str) -> bytes:
-    return hashlib.sha256(Path(path).read_bytes()).digest()
+def _digest(wanted: StartEnvoy) -> bytes:
+    """What an Envoy is started from: its bootstrap, and the very file that is its binary, which an upgrade may have
+    replaced under the same name. Raises OSError when the bootstrap cannot be read.
+    """
+    found = hashlib.sha256(Path(wanted.bootstrap).read_bytes())
+    try:
+        binary = Path(wanted.argv[0]).stat()
+    except OSError:
+        return found.digest()  # starting it will say what is wrong
+    found.update(b"%d %d %d %d" % (binary.st_dev, binary.st_ino, binary.st_size, binary.st_mtime_ns))
+    return found.digest()
