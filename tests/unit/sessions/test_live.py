@@ -546,3 +546,44 @@ async def test_the_stage_itself_can_be_cut() -> None:
     with pytest.raises(DatabrokerUnavailable):
         async with aclosing(stage.backend.changes(await stage.backend.checkpoint())) as changes:
             await anext(changes)
+
+
+async def test_what_was_lent_is_known_until_it_is_taken_back() -> None:
+    """A-32: and what was worked out for it ends with it, since its version does."""
+    stage = Stage()
+    async with stage.sessions() as sessions:
+        sessions.lend_accounts({"robot": entries.AccountEntry(user_id="u"), "gone": entries.AccountEntry(user_id="v")})
+        version = sessions.version_of("robot")
+        assert version
+        assert sessions.is_ready_for(handle("robot"))
+        assert isinstance(resolve(sessions, "robot", stage.clock.now()), Resolved)
+
+        await stage.put(people.user("u", "u@x"))
+        assert sessions.version_of("robot") not in (0, version)  # the same as for any other
+
+        stage.backend.lag()
+        await stage.put(people.account("robot", "u"))
+        await sessions.take_back_accounts()
+
+        assert sessions.service_account("robot") == entries.AccountEntry(user_id="u")  # ahead of the log
+        assert sessions.service_account("gone") is None
+        assert resolve(sessions, "gone", stage.clock.now()) is None
+
+
+async def test_an_account_that_expired_meanwhile_is_lent_to_nobody() -> None:
+    """A-7."""
+    stage = Stage()
+    async with stage.sessions() as sessions:
+        past = stage.clock.now().timestamp() - 1
+        sessions.lend_accounts({"robot": entries.AccountEntry(user_id="u", expires_at=past)})
+
+        assert resolve(sessions, "robot", stage.clock.now()) is None
+
+
+async def test_the_store_counts_before_what_was_lent() -> None:
+    stage = Stage()
+    async with stage.sessions() as sessions:
+        await stage.put(people.account("robot", "u"))
+        sessions.lend_accounts({"robot": entries.AccountEntry(user_id="old")})
+
+        assert sessions.service_account("robot") == entries.AccountEntry(user_id="u")
