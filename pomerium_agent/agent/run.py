@@ -197,6 +197,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         supply = Supply(
             config=config,
             filled=at.link.filled,
+            missed=at.link.missed,
             databroker=databroker,
             open_config=partial(open_config, clock=clock, health=health, local=settings.local, secret=secret),
             last_good=LastGood(settings.state_dir, at.link.secrets.file_key),

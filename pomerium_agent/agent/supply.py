@@ -37,13 +37,15 @@ OpenConfig = Callable[[Backend], AbstractAsyncContextManager[Latest[Compiled | N
 
 @dataclass(slots=True, kw_only=True)
 class Supply:
-    """Fills `config`; owned by whoever serves visitors. `filled`: the databroker has a configuration.
+    """Fills `config`; owned by whoever serves visitors. `filled`: the databroker has a configuration; `missed`: the
+    control plane was asked for one, and it did not come.
 
     `handed` is what the agent before us gave the Envoy that runs, as far as it is known.
     """
 
     config: Latest[Compiled | None]
     filled: Latest[bool]
+    missed: Latest[bool]
     databroker: Backend
     open_config: OpenConfig
     last_good: LastGood
@@ -57,7 +59,7 @@ class Supply:
 
     async def run(self) -> None:
         """Supply until cancelled."""
-        await first_of(until(self.filled), self.clock.sleep(GRACE_SECONDS))
+        await first_of(until(self.filled), until(self.missed), self.clock.sleep(GRACE_SECONDS))
         if not self.filled.value:
             await self._serve_stale()
         # An empty databroker is not an empty configuration. Until the control plane has told us what there is,

@@ -54,7 +54,8 @@ class Link:
     """Our end of the line: what the rest of the agent may read, and what the jobs work with.
 
     `bootstrap` is None until the file or the API has told who we are (Z-8). `events` holds what the stream said.
-    `filled` is true once the configuration is in the databroker, brought there by our jobs or by another replica's.
+    `filled` is true once the configuration is in the databroker, brought there by our jobs or by another replica's;
+    `missed` once our jobs have asked for it and did not get all of it.
     `leading` is the store in which this replica has the lease, `envoy` how to ask Envoy for what it counts.
     """
 
@@ -63,6 +64,7 @@ class Link:
     connection: Latest[ConnectionState]
     events: Events
     filled: Latest[bool]
+    missed: Latest[bool]
     api: ClusterApi
     downloader: Downloader
     reporter: Reporter
@@ -120,6 +122,7 @@ async def open_link(
             connection=stream.connection,
             events=stream.events,
             filled=Latest(False),
+            missed=Latest(False),
             api=api,
             downloader=Downloader(download_session, DownloadUrls(api, clock), identity, patience=patience),
             reporter=Reporter(settings.otel, identity, roots, api.tokens, health=health, clock=clock, sent=sent),
@@ -208,7 +211,13 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
 
     async def in_store(backend: Backend, pseudonyms: bytes) -> None:
         reconciler = Reconciler(
-            link.api, link.downloader, backend, health=link.health, clock=link.clock, filled=link.filled
+            link.api,
+            link.downloader,
+            backend,
+            health=link.health,
+            clock=link.clock,
+            filled=link.filled,
+            missed=link.missed,
         )
 
         async def reconcile() -> None:

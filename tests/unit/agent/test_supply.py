@@ -46,6 +46,7 @@ class Stage:
     clock: ManualClock = field(default_factory=ManualClock)
     health: Health = field(default_factory=Health)
     filled: Latest[bool] = field(default_factory=lambda: Latest(False))
+    missed: Latest[bool] = field(default_factory=lambda: Latest(False))
     config: Latest[Compiled | None] = field(default_factory=lambda: Latest(None))
     handed: Handed | None = None
 
@@ -72,6 +73,7 @@ class Stage:
         supply = Supply(
             config=self.config,
             filled=self.filled,
+            missed=self.missed,
             databroker=self.store,
             open_config=partial(open_config, clock=self.clock, health=self.health, read_file=None),
             last_good=self.last_good,
@@ -95,11 +97,11 @@ class Stage:
     async def until_serves(self, path: str) -> None:
         await self.until(lambda: self.board.in_force.value == kept(path).digest)
 
-    async def until(self, holds: object) -> None:
+    async def until(self, holds: object, *, step: float = 0.1) -> None:
         assert callable(holds)
         async with asyncio.timeout(10):
             while not holds():
-                await self.clock.advance(0.1)
+                await self.clock.advance(step)
                 await asyncio.sleep(0.001)  # threads are at work
 
     @property
@@ -144,6 +146,16 @@ async def test_silence_means_what_was_last_known_until_there_is_something_newer(
         assert stage.board.status()["config"]["last_good_of"] is None  # type: ignore[index]  # our own JSON
         assert stage.seen == [kept("/stale").digest, kept("/live").digest]
         await stage.until(lambda: stage.kept_here("/live"))
+
+
+async def test_a_control_plane_that_has_failed_is_not_waited_for(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    await stage.last_good.save(kept("/stale"))
+    stage.missed.set(True)
+    async with stage.running():
+        await stage.until(
+            lambda: stage.board.stale is not None, step=0.0
+        )  # threads are at work, the clock stands still
 
 
 async def test_the_same_from_the_control_plane_makes_it_fresh(tmp_path: Path) -> None:
