@@ -145,7 +145,7 @@ class ConnectStream:
             except aio.AioRpcError as error:
                 if is_unauthenticated(error):
                     self._tokens.reset(bearer)
-                raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error)}") from error
+                raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error, bearer)}") from None
             finally:
                 call.cancel()
 

@@ -144,7 +144,7 @@ class Reporter:
         except aio.AioRpcError as error:
             if is_unauthenticated(error):
                 self._tokens.reset(bearer)
-            raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error)}") from error
+            raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error, bearer)}") from None
         for noted in batch:
             self._sent.health(noted.report, noted.at, self._clock.now())
         sent = set(map(id, batch))

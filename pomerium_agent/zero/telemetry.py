@@ -119,7 +119,7 @@ class Telemetry:
             except aio.AioRpcError as error:
                 if is_unauthenticated(error):
                     self._tokens.reset(bearer)
-                raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error)}") from error
+                raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error, bearer)}") from None
 
 
 def within(scope: metrics_pb2.ScopeMetrics, limit: int) -> metrics_pb2.ScopeMetrics:

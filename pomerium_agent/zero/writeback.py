@@ -18,6 +18,7 @@ from pomerium_agent.errors import Retryable, SettingsError
 from pomerium_agent.zero.answers import BootstrapConfig
 from pomerium_agent.zero.api import read_at_most
 from pomerium_agent.zero.bootstrap_file import BootstrapFile, seal_bootstrap
+from pomerium_agent.zero.text import without
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
@@ -139,7 +140,7 @@ class SecretWriteback:
                 URL(self._target.url, encoded=True), data=body, headers=headers, ssl=self._tls, allow_redirects=False
             ) as response,
         ):
-            return response.status, _reason(await read_at_most(response, MAX_ANSWER_BYTES))
+            return response.status, without(_reason(await read_at_most(response, MAX_ANSWER_BYTES)), token)
 
     def _body(self, sealed: bytes) -> bytes:
         """The object to apply; JSON is YAML, and needs no quoting rules of its own."""

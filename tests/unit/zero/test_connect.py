@@ -288,6 +288,18 @@ async def test_a_connection_that_goes_dead_is_noticed() -> None:
             assert "UNAVAILABLE" in await at.until_failed()
 
 
+async def test_a_bearer_that_is_echoed_does_not_come_into_our_words() -> None:
+    """Zero link 5: a server may say whom it refuses; our words go to logs and reports."""
+    async with house() as at:
+        at.plane.echoes = True
+        at.plane.subscribe_refusals.append(grpc.StatusCode.PERMISSION_DENIED)
+
+        said = await at.until_failed()
+
+    assert "scripted refusal of" in said
+    assert "bearer-1" not in said
+
+
 async def test_a_bearer_that_is_refused_is_dropped() -> None:
     """W2."""
     async with house() as at:

@@ -148,6 +148,19 @@ async def test_an_export_that_fails_is_reported_and_the_next_request_is_answered
         assert at.sent.to_json()["metrics"] is not None
 
 
+async def test_a_bearer_that_is_echoed_does_not_come_into_our_words() -> None:
+    """Zero link 5: a server may say whom it refuses; our words go to logs and reports."""
+    async with house() as at:
+        at.plane.echoes = True
+        at.plane.export_refusals.append(grpc.StatusCode.PERMISSION_DENIED)
+
+        await at.telemetry.answer(EVERYTHING)
+
+        said = at.health.reports[CHECK].error
+    assert "scripted refusal of" in said
+    assert "bearer-1" not in said
+
+
 async def test_a_bearer_that_is_refused_is_dropped() -> None:
     """W2."""
     async with house() as at:

@@ -28,13 +28,14 @@ class ApiServer:
     account: Path = Path()
     valid_token: str = "token-1"
     status: int = 200
+    message: str = "secrets is forbidden"
     seen: list[tuple[web.BaseRequest, bytes]] = field(default_factory=list)
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         self.seen.append((request, await request.read()))
         if request.headers.get("Authorization") != f"Bearer {self.valid_token}":
             return web.json_response({"kind": "Status", "message": "Unauthorized"}, status=401)
-        return web.json_response({"kind": "Status", "message": "secrets is forbidden"}, status=self.status)
+        return web.json_response({"kind": "Status", "message": self.message}, status=self.status)
 
     async def open(self) -> Writeback:
         writeback = await asyncio.to_thread(
@@ -179,3 +180,15 @@ async def test_a_file_uri_names_a_file(tmp_path: Path) -> None:
 
 def test_no_uri_means_no_writeback() -> None:
     assert open_writeback("", KEY) is None
+
+
+async def test_a_service_account_that_is_echoed_does_not_come_into_our_words(tmp_path: Path) -> None:
+    """Z-26: the words go to logs and reports."""
+    async with serve_api(tmp_path) as api:
+        writeback = await api.open()
+        api.status, api.message = 403, "who is Bearer token-1?"
+
+        with pytest.raises(WritebackFailed, match="who is Bearer") as failed:
+            await writeback.save(BOOTSTRAP)
+
+    assert "token-1" not in str(failed.value)
