@@ -31,7 +31,7 @@ class ConnectService(connect_pb2_grpc.ConnectServicer):
     ) -> AsyncIterator[connect_pb2.Message]:
         """Messages until the bearer expires or its token is not good any more; then UNAUTHENTICATED."""
         bearer = await self._gate.admit_call(context)
-        cell = await self._nudges.cell(bearer.cluster_id)
+        cell = await self._nudges.cell_for(bearer.cluster_id, bearer.generation)
         replica = Sighting(
             cluster_id=bearer.cluster_id,
             instance=instance_of(metadata(context), request.hostname),
