@@ -133,6 +133,22 @@ async def test_a_producer_that_fails_does_not_silence_the_others() -> None:
         assert at.scopes == ["pomerium-cluster", "pomerium-managed-core"]
 
 
+async def endless() -> str:
+    return '# TYPE h histogram\nh_bucket{le="1"} +Inf\nh_count +Inf\n' + await live()
+
+
+async def test_a_count_without_an_end_does_not_end_the_jobs() -> None:
+    """Zero link 14, Z-31."""
+    async with house() as at:
+        at.envoy.set(endless)
+        wanted = connect_pb2.EnvoyMetricsRequest(metrics=["h", "envoy_server_live"])
+
+        await at.telemetry.answer(connect_pb2.TelemetryRequest(envoy_metrics=wanted))
+
+        [resource] = at.plane.metric_exports[-1].resource_metrics
+        assert [metric.name for metric in resource.scope_metrics[0].metrics] == ["envoy_server_live"]
+
+
 async def test_an_export_that_fails_is_reported_and_the_next_request_is_answered() -> None:
     """Zero link 14; what did not arrive is not shown as sent."""
     async with house() as at:
