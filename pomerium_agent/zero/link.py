@@ -29,6 +29,7 @@ from pomerium_agent.zero.bundles import Downloader, DownloadUrls
 from pomerium_agent.zero.cluster_token import ClusterToken
 from pomerium_agent.zero.connect import ConnectStream, Events
 from pomerium_agent.zero.egress import tls_context, trusted_roots
+from pomerium_agent.zero.export import Exporter
 from pomerium_agent.zero.filled import watch_filled
 from pomerium_agent.zero.identity import read_identity
 from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule
@@ -114,6 +115,7 @@ async def open_link(
         bootstrap = BootstrapLoop(api, due, writeback, health=health, clock=clock)
         if settings.bootstrap_file is not None:
             await bootstrap.load(BootstrapFile(settings.bootstrap_file, file_key))
+        exporter = Exporter(settings.otel, identity, roots, api.tokens)
         link = Link(
             token=token,
             bootstrap=bootstrap.current,
@@ -122,18 +124,8 @@ async def open_link(
             filled=Latest(False),
             api=api,
             downloader=Downloader(download_session, DownloadUrls(api, clock), identity, patience=patience),
-            reporter=Reporter(settings.otel, identity, roots, api.tokens, health=health, clock=clock, sent=sent),
-            telemetry=Telemetry(
-                settings.otel,
-                identity,
-                roots,
-                api.tokens,
-                sent=sent,
-                envoy=envoy,
-                leading=leading,
-                health=health,
-                clock=clock,
-            ),
+            reporter=Reporter(exporter, health=health, clock=clock, sent=sent),
+            telemetry=Telemetry(exporter, sent=sent, envoy=envoy, leading=leading, health=health, clock=clock),
             sent=sent,
             leading=leading,
             envoy=envoy,
