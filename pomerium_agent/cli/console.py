@@ -14,6 +14,7 @@ from pomerium_agent.cli.console_places import hosts, set_address
 from pomerium_agent.cli.console_rotation import end_overlap, print_token, rotate
 from pomerium_agent.cli.console_telemetry import telemetry
 from pomerium_agent.cli.exporting import export_cluster
+from pomerium_agent.cli.plain import plain, plain_lines
 from pomerium_agent.cli.service_accounts import service_account_app
 
 console_app = typer.Typer(
@@ -139,7 +140,7 @@ def apply(
     for each in done.faults:
         print(f"FAULTY:  {each}", file=sys.stderr)
     for line in applied_lines(done, dry_run=dry_run, told=bool(told)):
-        print(line)
+        print(plain_lines(line))
 
 
 @console_app.command()
@@ -165,7 +166,7 @@ def status(
     if not runs:
         print(f"{NOBODY_SERVES}: this is what was known last\n")
     for each in found:
-        print("\n".join(status_lines(each, utc_now())))
+        print("\n".join(map(plain, status_lines(each, utc_now()))))
     if not found:
         print("there are no clusters; create one with `console cluster create NAME`")
 
