@@ -39,7 +39,7 @@ class ReplicaStatus:
     notes: Mapping[str, str]  # likewise, where the item serves all the same
     token: str  # with which it came last: current, old (and still good), refused, or unknown
     failing: Mapping[str, str]  # other checks that are not well: name, error
-    leads: bool | None  # whether it holds the lease under which one replica brings the bundle; None: it does not say
+    leads: bool | None  # whether it holds the lease under which one replica brings the bundle; None: not known
 
     @property
     def nacks(self) -> Mapping[str, str]:
@@ -172,7 +172,7 @@ def _replica(
             for name, report in replica.reports.items()
             if report.error and name not in explained and name != REACHABLE
         },
-        leads=_leads(replica),
+        leads=_leads(replica) if replica.connected and console_runs else None,
         token=_token(replica.generation, good),
     )
 
@@ -186,6 +186,7 @@ def _token(generation: int, good: Sequence[int]) -> str:
 
 
 def _leads(replica: Replica) -> bool | None:
+    """What a connected replica says; of others it would be what they said last, who may have been killed since."""
     role = replica.reports.get(Check.ZERO_LEASE, HealthReport(check="")).attributes.get("role")
     return None if role is None else role == "active"
 
