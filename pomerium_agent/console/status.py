@@ -16,7 +16,7 @@ from pomerium_agent.runtime.health import Check, bundle_check
 
 FORGET_AFTER = timedelta(hours=24)  # a replica that has been silent
 XDS = "xds."  # what the checks of configuration that Envoy takes begin with
-CURRENT = "current"  # the token that replicas should have
+CURRENT, OLD = "current", "old"  # the token that replicas should have, and the one before while it is good
 FAULT = "fault."  # attributes of the configuration check that name what was left out
 
 
@@ -88,7 +88,7 @@ class ClusterStatus:
     @property
     def on_old_token(self) -> int:
         """How many connected replicas still use the old token."""
-        return sum(each.connected and each.token != CURRENT for each in self.replicas)
+        return sum(each.connected and each.token == OLD for each in self.replicas)
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -182,7 +182,7 @@ def _token(generation: int, good: Sequence[int]) -> str:
         return "unknown"
     if generation == good[0]:
         return CURRENT
-    return "old" if generation in good else "refused"
+    return OLD if generation in good else "refused"
 
 
 def _leads(replica: Replica) -> bool | None:

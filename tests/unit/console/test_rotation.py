@@ -13,6 +13,7 @@ import pytest
 from pomerium_agent.console.clusters import create_cluster, rotate_token
 from pomerium_agent.console.nudges import Nudges, Numbers
 from pomerium_agent.console.rotation import MAX_OVERLAP, read_overlap
+from pomerium_agent.console.sightings import Sighting
 from pomerium_agent.console.status import read_status
 from pomerium_agent.console.store import Cluster, Store, open_store
 from pomerium_agent.console.words import status_lines
@@ -150,6 +151,22 @@ async def test_the_status_says_which_replica_still_uses_the_old_token(tmp_path: 
         store.rotations.end_overlap(visit.cluster.id)
         later = read_status(store, store.cluster("demo"), console_runs=True, now=now)
         assert {each.instance: each.token for each in later.replicas} == {"a": "refused", "b": "current"}
+
+
+def test_only_those_on_the_old_token_are_counted_as_on_it(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        made = create_cluster(store, "demo", now=NOW)
+        rotate_token(store, made.cluster, now=NOW)
+        rotate_token(store, store.cluster("demo"), now=NOW, overlap=HOUR)
+        for generation, name in enumerate(("unknown", "refused", "old", "current")):
+            seen = Sighting(cluster_id=made.cluster.id, instance=name, generation=generation)
+            store.sightings.joined(seen, NOW)
+
+        found = read_status(store, store.cluster("demo"), console_runs=True, now=NOW)
+
+    assert all(each.connected and each.token == each.instance for each in found.replicas)
+    assert len(found.replicas) == 4
+    assert found.on_old_token == 1
 
 
 def test_a_third_token_does_not_silently_end_the_oldest(tmp_path: Path) -> None:
