@@ -38,6 +38,8 @@ class EnvoyAdmin:
         return sum(int(count) for count in _TOTAL.findall(found))
 
     async def _ask(self, method: str, path: str) -> str:
+        if self._session.closed:  # whoever kept this client has not heard yet that Envoy is given up
+            raise EnvoyUnavailable("envoy's admin socket is not open any more")
         try:
             async with self._session.request(method, f"http://envoy{path}") as response:
                 return await response.text()
