@@ -14,6 +14,7 @@ from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.zero.active_users import stored_counts
+from pomerium_agent.zero.connect import TelemetryRequests
 from pomerium_agent.zero.export import MAX_BYTES, METRICS, Exporter, size_of
 from pomerium_agent.zero.otlp_metrics import CORE, ENVOY, families, user_gauges
 from pomerium_agent.zero.report import resource_of
@@ -42,7 +43,7 @@ class Telemetry:
         self._clock = clock
         self._began = clock.now()
 
-    async def run(self, requests: asyncio.Queue[connect_pb2.TelemetryRequest]) -> None:
+    async def run(self, requests: TelemetryRequests) -> None:
         """Answer until cancelled; those that come meanwhile wait in the queue, which the stream never does (Z-58)."""
         while True:
             await self.answer(await requests.get())

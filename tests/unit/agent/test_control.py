@@ -160,7 +160,7 @@ async def test_the_health_address_answers_probes_and_nothing_else(tmp_path: Path
     """Z-55: what was sent to the control plane, the sessions and the keys are for whoever may open the socket."""
     address, at = f"127.0.0.1:{free_port()}", board()
     routes = [(route.method, route.resource) for route in build_control_app(at, SystemClock()).router.routes()]
-    found = {}
+    found: dict[str, bool] = {}
     async with serving(at, tmp_path, address), aiohttp.ClientSession(f"http://{address}") as client:
         for method, resource in routes:
             path = resource.canonical.replace("{id}", "1") if resource else ""

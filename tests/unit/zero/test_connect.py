@@ -190,7 +190,7 @@ async def test_a_consumer_that_never_comes_does_not_hold_up_the_stream() -> None
 
         async with asyncio.timeout(PATIENCE):
             await at.stream.events.bootstrap_config_updated.wait()
-        assert at.stream.events.telemetry_requests.qsize() == TELEMETRY_REQUESTS
+        assert at.stream.events.telemetry_requests.waiting == TELEMETRY_REQUESTS
 
 
 async def test_a_stream_that_ends_comes_back() -> None:

@@ -279,6 +279,7 @@ async def test_a_refused_replica_may_serve_on_in_silence(tmp_path: Path) -> None
             plane.always("bundles", say({"error": "token was rotated"}, 400))
 
             plane.push(CONFIG_UPDATED)
+            await clock.advance(1)
             await at.until_failed(Check.ZERO_CONNECT, "refused: bad request: token was rotated")
             await plane.until(lambda: not plane.subscriptions)
             asked = len(plane.seen)

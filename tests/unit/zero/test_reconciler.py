@@ -56,7 +56,7 @@ async def house() -> AsyncIterator[House]:
             reconciler=Reconciler(api, downloader, backend, health=health, clock=clock, filled=filled),
             filled=filled,
             flag=flag,
-            schedule=Schedule(connection, flag, clock=clock, on_disconnect=True),
+            schedule=Schedule(connection, flag, clock=clock, on_disconnect=True, gap=0.0),
         )
     await backend.close()
 

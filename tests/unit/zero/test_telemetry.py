@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import grpc
+from structlog.testing import capture_logs
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.memory import MemoryBackend
@@ -15,13 +16,13 @@ from pomerium_agent.pb.pomerium import connect_pb2
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.zero.active_users import ActiveUsers, state_record
-from pomerium_agent.zero.connect import TELEMETRY_REQUESTS, Events
+from pomerium_agent.zero.connect import TELEMETRY_REQUESTS, Events, TelemetryRequests
 from pomerium_agent.zero.export import Exporter
 from pomerium_agent.zero.otlp_metrics import families
 from pomerium_agent.zero.report import resource_of
 from pomerium_agent.zero.sent import Sent
 from pomerium_agent.zero.telemetry import Scrape, Telemetry, within
-from tests.fakes.clock import ManualClock
+from tests.fakes.clock import ManualClock, settle
 from tests.fakes.control_plane import FakeControlPlane, serve_control_plane
 from tests.unit.zero.wire import IDENTITY, open_api
 
@@ -196,6 +197,25 @@ async def test_requests_that_come_while_one_is_answered_wait_and_never_hold_up_t
             task = group.create_task(at.telemetry.run(events.telemetry_requests))
             await at.plane.until(lambda: len(at.plane.metric_exports) == TELEMETRY_REQUESTS)
             task.cancel()
+
+
+async def test_a_flood_of_requests_is_a_line_of_the_log_and_not_as_many() -> None:
+    """Zero link 14, Z-58: dropped with an error log, once a burst."""
+    requests = TelemetryRequests()
+    with capture_logs() as lines:
+        for _ in range(2):
+            for _ in range(TELEMETRY_REQUESTS + 500):
+                requests.put(EVERYTHING)
+            for _ in range(TELEMETRY_REQUESTS):
+                assert await requests.get() == EVERYTHING
+            waiting = asyncio.create_task(requests.get())
+            await settle()
+            requests.put(EVERYTHING)
+            await waiting
+
+    assert [(each["event"], each["dropped"], each["log_level"]) for each in lines] == [
+        ("telemetry requests dropped", 500, "error")
+    ] * 2
 
 
 async def many() -> str:
