@@ -83,6 +83,18 @@ async def test_the_secret_is_applied_on_the_server_side(tmp_path: Path) -> None:
         assert open_sealed(KEY, sealed) == BOOTSTRAP
 
 
+async def test_a_secret_that_also_holds_much_else_is_written_all_the_same(tmp_path: Path) -> None:
+    """Z-27: the answer shows the whole object, which may have a megabyte."""
+    async with serve_api(tmp_path) as api:
+        writeback = await api.open()
+        api.message = "x" * 1_500_000
+
+        await writeback.save(BOOTSTRAP)
+        await writeback.save(BOOTSTRAP)
+
+        assert len(api.seen) == 1
+
+
 async def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
     """W5."""
     async with serve_api(tmp_path) as api:
