@@ -42,7 +42,7 @@ class EnvoyAdmin:
             raise EnvoyUnavailable("envoy's admin socket is not open any more")
         try:
             async with self._session.request(method, f"http://envoy{path}") as response:
-                return await response.text()
+                return await response.text(errors="replace")  # names of others come in
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise EnvoyUnavailable(f"envoy's admin socket does not answer {path}: {error}") from error
 
