@@ -39,7 +39,7 @@ class ConnectService(connect_pb2_grpc.ConnectServicer):
             version=request.version,
             address=peer_address(context.peer()),
             generation=bearer.generation,
-        )
+        ).cut()
         loop = asyncio.get_running_loop()
         expires = deadline = loop.time() + self._gate.seconds_left(bearer)
         told = cell.value  # the replica fetches everything once it is connected, so what comes later counts
