@@ -12,7 +12,7 @@ from pomerium_agent.console.reach import Reachability, latest_check
 from pomerium_agent.console.sightings import HealthReport, Replica
 from pomerium_agent.console.store import Cluster, Store
 from pomerium_agent.console.telemetry import Telemetry, active_users, read_telemetry
-from pomerium_agent.runtime.health import Check, bundle_check
+from pomerium_agent.runtime.health import BUNDLES, Check, bundle_check
 
 FORGET_AFTER = timedelta(hours=24)  # a replica that has been silent
 XDS = "xds."  # what the checks of configuration that Envoy takes begin with
@@ -153,6 +153,7 @@ def _replica(
     faults, notes = _left_out(build, taken)
     bundle = replica.reports.get(bundle_check(BUNDLE_ID), nothing)
     explained = {report.check for report in (build, taken) if any(key.startswith(FAULT) for key in report.attributes)}
+    leads = _leads(replica) if replica.connected and console_runs else None
     return ReplicaStatus(
         instance=replica.instance,
         hostname=replica.hostname,
@@ -170,9 +171,12 @@ def _replica(
         failing={
             name: report.error
             for name, report in replica.reports.items()
-            if report.error and name not in explained and name != REACHABLE
+            if report.error
+            and name not in explained
+            and name != REACHABLE
+            and not (leads is False and name.startswith(BUNDLES))  # of the time when it led
         },
-        leads=_leads(replica) if replica.connected and console_runs else None,
+        leads=leads,
         token=_token(replica.generation, good),
     )
 

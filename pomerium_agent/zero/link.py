@@ -14,7 +14,7 @@ from pomerium_agent.databroker.bundle_entry import BUNDLE_LEASE
 from pomerium_agent.databroker.leases import hold_lease
 from pomerium_agent.runtime.backoff import patient
 from pomerium_agent.runtime.clock import Clock
-from pomerium_agent.runtime.health import Check, Health
+from pomerium_agent.runtime.health import BUNDLES, Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.runtime.rerun import rerun_on_change
@@ -214,6 +214,7 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
                 await _side_by_side(link, {"zero-reconciler": reconcile} | _watching(link, backend, pseudonyms))
             finally:
                 link.leading.set(None)
+                _end_leaders_trouble(link.health)
                 link.health.running(Check.ZERO_LEASE, role="standby")
 
         link.health.running(Check.ZERO_LEASE, role="standby")
@@ -224,6 +225,13 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
         await supervise("zero-lease", hold, clock=link.clock, backoff=patient())
 
     await rerun_on_change(link.bootstrap, under)
+
+
+def _end_leaders_trouble(health: Health) -> None:
+    """What could not be done under the lease is the next holder's to say; who stands by would say it for ever."""
+    for check, report in health.reports.items():
+        if report.error and (check.startswith(BUNDLES) or check == Check.ROUTES_REACHABLE):
+            health.terminating(check)
 
 
 def _watching(link: Link, backend: Backend, pseudonyms: bytes) -> dict[str, Job]:
