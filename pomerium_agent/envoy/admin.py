@@ -38,9 +38,11 @@ class EnvoyAdmin:
         return sum(int(count) for count in _TOTAL.findall(found))
 
     async def _ask(self, method: str, path: str) -> str:
+        if self._session.closed:  # whoever kept this client has not heard yet that Envoy is given up
+            raise EnvoyUnavailable("envoy's admin socket is not open any more")
         try:
             async with self._session.request(method, f"http://envoy{path}") as response:
-                return await response.text()
+                return await response.text(errors="replace")  # names of others come in
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise EnvoyUnavailable(f"envoy's admin socket does not answer {path}: {error}") from error
 
