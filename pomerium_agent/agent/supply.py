@@ -5,7 +5,7 @@ served by a replica that has nothing else to serve, and to an Envoy that has the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +23,6 @@ from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.waiting import first_of
-from pomerium_agent.sessions.entries import AccountEntry
-from pomerium_agent.sessions.live import Sessions
 from pomerium_agent.zero import DerivedSecrets
 
 log = structlog.get_logger(__name__)
@@ -51,7 +49,6 @@ class Supply:
     last_good: LastGood
     board: Board
     clock: Clock
-    sessions: Sessions
     handed: Handed | None = None
     secrets: Latest[DerivedSecrets] | None = None  # of the cluster token; with another one, all is sealed anew
     _live: bool = False  # `config` is what the databroker says
@@ -94,7 +91,6 @@ class Supply:
             {"kept_at": at, "digest": kept.digest},
         )
         self.board.stale = kept.at
-        self.sessions.lend_accounts(kept.accounts)
         store = MemoryBackend(self.clock)
         await store.put(kept.records)
         async with self.open_config(store) as stale:
@@ -115,28 +111,25 @@ class Supply:
                     continue
                 self._live = live
                 if live:
-                    await self.sessions.take_back_accounts()
                     self.board.stale = None
                 self.config.set(each)
 
     async def _keep(self) -> None:
         """Write down what Envoy took: once for each, again after a failure, and never in anybody's way."""
-        written: tuple[str, Mapping[str, AccountEntry]] | None = None
-        sealed_with = self.secrets.value if self.secrets else None
-        cells = (self.board.in_force, self.config, self.sessions.accounts, *((self.secrets,) if self.secrets else ()))
+        written, sealed_with = "", self.secrets.value if self.secrets else None
+        cells = (self.board.in_force, self.config, *((self.secrets,) if self.secrets else ()))
         async with _woken_by(*cells) as woken:
             while True:
                 await woken.wait()
                 woken.clear()
                 if self.secrets is not None and self.secrets.value is not sealed_with:
-                    written, sealed_with = None, self.secrets.value
+                    written, sealed_with = "", self.secrets.value
                     self.last_good.rekey(sealed_with.file_key)
                 compiled = self._in_force()
-                accounts = self.sessions.accounts.value
-                if compiled is None or (compiled.snapshot.digest, accounts) == written:
+                if compiled is None or compiled.snapshot.digest == written:
                     continue
-                if await self._write(compiled, accounts):
-                    written = compiled.snapshot.digest, accounts
+                if await self._write(compiled):
+                    written = compiled.snapshot.digest
                     self._backoff.reset()
                     await self.clock.sleep(KEEP_EVERY)
                 else:
@@ -146,13 +139,13 @@ class Supply:
     def _in_force(self) -> Compiled | None:
         """What the databroker says, whole, and Envoy has taken."""
         compiled = self.config.value
-        if compiled is None or not self._live or not compiled.whole or not self.sessions.loaded:
+        if compiled is None or not self._live or not compiled.whole:
             return None
         return compiled if compiled.snapshot.digest == self.board.in_force.value else None
 
-    async def _write(self, compiled: Compiled, accounts: Mapping[str, AccountEntry]) -> bool:
+    async def _write(self, compiled: Compiled) -> bool:
         health, path = self.board.health, self.last_good.path
-        kept = Kept(digest=compiled.snapshot.digest, at=self.clock.now(), records=compiled.records, accounts=accounts)
+        kept = Kept(digest=compiled.snapshot.digest, at=self.clock.now(), records=compiled.records)
         try:
             await self.last_good.save(kept)
         except OSError as error:

@@ -16,7 +16,6 @@ from pomerium_agent.records import Cursor
 from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health
-from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.supervisor import supervise
 from pomerium_agent.sessions import entries
 from pomerium_agent.sessions.confirmed import Confirmed
@@ -78,7 +77,6 @@ class Sessions:
         )
         # What a login or an enrolment writes, and a handle's hint may therefore be about.
         self._written_by_login = (self._users, self._credentials, self._enrollments)
-        self.accounts: Latest[Mapping[str, AccountEntry]] = Latest(MappingProxyType({}))  # as the store has them
         self._complete: Cursor | None = None
         self._confirmed = Confirmed()
         self._versions: dict[str, _Versioned] = {}
@@ -113,7 +111,7 @@ class Sessions:
         return self._sessions.rows.get(id)
 
     def service_account(self, id: str) -> AccountEntry | None:
-        return self._accounts.get(id)
+        return self._accounts.rows.get(id)
 
     def user(self, id: str) -> UserEntry | None:
         return self._users.rows.get(id)
@@ -130,25 +128,6 @@ class Sessions:
     def enrollment(self, id: str) -> EnrollmentEntry | None:
         return self._enrollments.rows.get(id)
 
-    def lend_accounts(self, accounts: Mapping[str, AccountEntry]) -> None:
-        """Let service accounts in that were known when the store that is empty now last had its records.
-
-        For a replica that starts on its last known good configuration: it has nobody to ask whether they were revoked
-        meanwhile, as little as it has for its routes. They never go into the store.
-        """
-        self._accounts.lend(accounts)
-
-    async def take_back_accounts(self) -> None:
-        """From now on only the store counts, and not even a log that lags behind it turns anybody away (A-32)."""
-        if not self._accounts.lent:
-            return
-        try:
-            for id in list(self._accounts.lent):
-                await self._learn(self._accounts, id)
-        except DatabrokerUnavailable as error:
-            log.warning("service accounts cannot be read, and wait for the change log", reason=str(error))
-        self._accounts.lend({})
-
     def version_of(self, session_id: str) -> int:
         """A number that changes exactly when a record changes that says who is behind this session; 0: nobody.
 
@@ -158,7 +137,7 @@ class Sessions:
         remembered = self._versions.get(session_id)
         if remembered is not None and remembered.generation == self.generation:
             return remembered.version
-        if not self._knows(session_id):
+        if session_id not in self._sessions.rows and session_id not in self._accounts.rows:
             self._versions.pop(session_id, None)
             return 0
         parts = tuple(entry.generation if entry else 0 for entry in map(_entry, self._parts(session_id)))
@@ -206,7 +185,7 @@ class Sessions:
         self._confirmed.add(handle.id, handle.databroker_server_version, handle.databroker_record_version)
 
     def _knows(self, id: str) -> bool:
-        return id in self._sessions.rows or self._accounts.get(id) is not None
+        return id in self._sessions.rows or id in self._accounts.rows
 
     def _knows_since(self, handle: Handle) -> bool:
         entry = self._sessions.rows.get(handle.id) or self._accounts.rows.get(handle.id)
@@ -257,7 +236,7 @@ class Sessions:
         """Every place where a record may be that makes up who is behind `id`, whether there is one or not."""
         yield self._accounts, id
         yield self._sessions, id
-        account, session = self._accounts.get(id), self._sessions.rows.get(id)
+        account, session = self._accounts.rows.get(id), self._sessions.rows.get(id)
         if account is not None:
             yield from self._parts_of_user(account.user_id)
         if session is None:
@@ -303,8 +282,6 @@ class Sessions:
                             table.update(change)
                             if change.record.deleted:
                                 self._versions.pop(change.record.id, None)
-                        if table is self._accounts:
-                            self.accounts.set(MappingProxyType(dict(self._accounts.rows)))
                         self._mark(table, reachable=True)
             except DatabrokerUnavailable:
                 self._mark(table, reachable=False)
@@ -354,5 +331,5 @@ def _prompt() -> Backoff:
 
 def _entry(part: Part) -> entries.Entry | None:
     table, id = part
-    entry: entries.Entry | None = table.get(id)
+    entry: entries.Entry | None = table.rows.get(id)
     return entry

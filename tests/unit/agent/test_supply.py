@@ -19,9 +19,6 @@ from pomerium_agent.databroker import MemoryBackend
 from pomerium_agent.records import Record
 from pomerium_agent.runtime.health import Check, Health, Report
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.sessions.entries import SERVICE_ACCOUNT, AccountEntry
-from pomerium_agent.sessions.live import Sessions, open_sessions
-from tests.fakes import session_records as people
 from tests.fakes.clock import ManualClock
 from tests.fakes.config_records import config, route
 
@@ -55,21 +52,9 @@ class Stage:
         self.board = Board(version="", instance="", health=self.health, keeper_pid=0, envoy_pid=Latest(ENVOY))
         self.last_good = LastGood(self.directory, KEY)
         self.seen: list[str] = []
-        self.sessions: Sessions
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        async with open_sessions(self.store, self.clock, Health()) as self.sessions:
-            await self.sessions_settled()
-            async with self.supplying():
-                yield
-        await self.store.close()
-
-    async def sessions_settled(self) -> None:
-        await self.until(lambda: self.sessions.loaded)
-
-    @asynccontextmanager
-    async def supplying(self) -> AsyncIterator[None]:
         supply = Supply(
             config=self.config,
             filled=self.filled,
@@ -79,7 +64,6 @@ class Stage:
             last_good=self.last_good,
             board=self.board,
             clock=self.clock,
-            sessions=self.sessions,
             handed=self.handed,
         )
         async with asyncio.TaskGroup() as group:
@@ -87,6 +71,7 @@ class Stage:
             yield
             for task in tasks:
                 task.cancel()
+        await self.store.close()
 
     async def envoy(self) -> None:
         async for compiled in self.config.follow():
@@ -261,39 +246,3 @@ async def test_a_burst_of_changes_is_not_written_one_by_one_and_its_end_is(tmp_p
 
     assert len(timed.times) > 1
     assert all(later - earlier >= KEEP_EVERY for earlier, later in pairwise(timed.times))
-
-
-async def test_service_accounts_are_kept_with_it_lent_while_it_is_stale_and_the_console_has_the_last_word(
-    tmp_path: Path,
-) -> None:
-    """A-7, A-32, architecture 4.4: whoever was revoked meanwhile is out as soon as the console has spoken."""
-    before = Stage(tmp_path)
-    async with before.running():
-        await before.store.put(records("/live"))
-        before.filled.set(True)
-        await before.until(lambda: before.kept_here("/live"))
-        await before.store.put((people.account("stays", "u"), people.account("revoked", "u")))
-
-        async def both() -> bool:
-            found = await LastGood(tmp_path, KEY).load()
-            return found is not None and set(found.accounts) == {"stays", "revoked"}
-
-        async with asyncio.timeout(10):
-            while not await both():
-                await before.clock.advance(0.1)
-
-    after = Stage(tmp_path)
-    async with after.running():
-        await after.until_serves("/live")
-        lent = {id: after.sessions.version_of(id) for id in ("stays", "revoked")}
-        assert all(lent.values())
-        assert after.sessions.service_account("stays") == AccountEntry(user_id="u")
-        assert not (await after.store.latest(SERVICE_ACCOUNT))[1]
-
-        await after.store.put((*records("/newer"), people.account("stays", "u")))
-        after.filled.set(True)
-        await after.until_serves("/newer")
-
-        assert after.sessions.service_account("revoked") is None
-        assert after.sessions.version_of("revoked") == 0
-        assert after.sessions.version_of("stays") not in (0, lent["stays"])
