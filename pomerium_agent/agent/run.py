@@ -203,6 +203,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
             last_good=LastGood(settings.state_dir, at.link.secrets.file_key),
             board=board,
             clock=clock,
+            sessions=sessions,
             handed=await note.load(),
             secrets=at.link.token.secrets,
         )

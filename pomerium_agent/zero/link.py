@@ -11,7 +11,7 @@ import structlog
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.bundle_entry import BUNDLE_LEASE
-from pomerium_agent.databroker.leases import hold_lease
+from pomerium_agent.databroker.leases import Holder, hold_lease
 from pomerium_agent.runtime.backoff import patient
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import BUNDLES, Check, Health
@@ -31,7 +31,7 @@ from pomerium_agent.zero.connect import ConnectStream, Events
 from pomerium_agent.zero.egress import tls_context, trusted_roots
 from pomerium_agent.zero.export import Exporter
 from pomerium_agent.zero.filled import watch_filled
-from pomerium_agent.zero.identity import read_identity
+from pomerium_agent.zero.identity import Identity, read_identity
 from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule
 from pomerium_agent.zero.reach import Reachability
 from pomerium_agent.zero.reconciler import Reconciler
@@ -74,6 +74,7 @@ class Link:
     leading: Latest[Backend | None]
     envoy: Latest[Scrape | None]
     standing: Standing
+    identity: Identity
     health: Health
     clock: Clock
 
@@ -133,6 +134,7 @@ async def open_link(
             leading=leading,
             envoy=envoy,
             standing=standing,
+            identity=identity,
             health=health,
             clock=clock,
         )
@@ -196,6 +198,7 @@ async def run_jobs(link: Link, stores: Latest[Backend]) -> AsyncIterator[None]:
 
 async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
     """Under one bootstrap config after the other: a new one ends the jobs and begins them anew (Z-25)."""
+    holder = Holder(link.identity.instance)
 
     async def under(bootstrap: BootstrapConfig | None) -> None:
         if bootstrap is not None:
@@ -229,7 +232,7 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
         link.health.running(Check.ZERO_LEASE, role="standby")
 
         async def hold() -> None:
-            await hold_lease(backend, LEASE, LEASE_TTL, leased, link.clock)
+            await hold_lease(backend, LEASE, LEASE_TTL, leased, link.clock, holder)
 
         await supervise("zero-lease", hold, clock=link.clock, backoff=patient())
 
