@@ -10,7 +10,7 @@ import aiohttp
 from pomerium_agent.envoyconfig import envoy_log_level
 from pomerium_agent.errors import EnvoyUnavailable
 
-_TOTAL = re.compile(r"^http\.(?!admin\.)\S*downstream_rq_total: (\d+)\r?$", re.MULTILINE)
+_TOTAL = re.compile(r"^http\.(?!admin\.|metrics\.)\S*downstream_rq_total: (\d+)\r?$", re.MULTILINE)
 TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 
@@ -33,7 +33,7 @@ class EnvoyAdmin:
         return await self._ask("GET", "/stats/prometheus")
 
     async def requests(self) -> int:
-        """How many requests it has had since it began, those to its admin socket aside."""
+        """How many requests it has had since it began, those to its admin socket and for metrics aside."""
         found = await self._ask("GET", "/stats?filter=downstream_rq_total$")
         return sum(int(count) for count in _TOTAL.findall(found))
 
