@@ -38,7 +38,8 @@ CHALLENGE = 'Basic realm="metrics", charset="UTF-8"'
 @asynccontextmanager
 async def serve_metrics(path: Path, board: Board) -> AsyncIterator[None]:
     """Answer scrapes on a socket at `path`, taking it over from an agent before us, until the block ends."""
-    board.metrics.registry.register(BoardGauges(board))
+    gauges = BoardGauges(board)
+    board.metrics.registry.register(gauges)
     app = build_metrics_app(board)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
@@ -47,6 +48,7 @@ async def serve_metrics(path: Path, board: Board) -> AsyncIterator[None]:
         yield
     finally:
         await runner.cleanup()
+        board.metrics.registry.unregister(gauges)
 
 
 def build_metrics_app(board: Board) -> web.Application:

@@ -12,6 +12,7 @@ from pomerium_agent.errors import EnvoyUnavailable
 
 _TOTAL = re.compile(r"^http\.(?!admin\.|metrics\.)\S*downstream_rq_total: (\d+)\r?$", re.MULTILINE)
 TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+SCRAPE_TIMEOUT = aiohttp.ClientTimeout(total=25.0)
 
 
 class EnvoyAdmin:
@@ -36,7 +37,7 @@ class EnvoyAdmin:
         """The same as it came, for passing on: with thousands of upstreams it is megabytes."""
         path = "/stats/prometheus" + ("?usedonly" if used_only else "")
         try:
-            async with self._session.get(f"http://envoy{path}") as response:
+            async with self._session.get(f"http://envoy{path}", timeout=SCRAPE_TIMEOUT) as response:
                 return await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise EnvoyUnavailable(f"envoy's admin socket does not answer {path}: {error}") from error

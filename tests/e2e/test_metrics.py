@@ -172,15 +172,24 @@ async def test_dashboard_alerts_and_page_speak_of_metrics_that_there_are(scene: 
     await scene.apply(metrics_basic_auth=basic())
     for _ in range(2):
         assert (await scene.world.get(scene.replica, "methods")).status == 200
-    _, text = await scene.get(auth=basic())
-    # Not by the parser, which gives counters the ending they should have.
-    there = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
-
     asked = {name for _, query in (*alert_queries().items(), *dashboard_queries()) for name in metrics_of(query)}
     described = set(re.findall(r"^\| `(pomerium_\w+)`", PAGE.read_text(), re.MULTILINE))
 
     assert len(asked) > 30
-    assert asked - there == set()
+    missing = asked
+
+    async def all_there() -> bool:
+        nonlocal missing
+        _, text = await scene.get(auth=basic())
+        # Not by the parser, which gives counters the ending they should have.
+        missing = asked - {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
+        return not missing
+
+    try:  # Envoy shows a histogram only some seconds after something fell into it
+        await eventually("all metrics are there", all_there)
+    finally:
+        assert missing == set()
+    _, text = await scene.get(auth=basic())
     ours = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE pomerium_")}
     assert ours - described == set()
     assert described - ours <= {"pomerium_config_last_good_timestamp_seconds"}  # only while that is in use
