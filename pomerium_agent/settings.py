@@ -75,10 +75,12 @@ class Local:
     http_redirect_addr: str = ""
     health_check_addr: str = ""
     grpc_address: str = ""  # where clients outside reach the databroker
+    metrics_address: str = ""  # where metrics are scraped
     concurrency: int = 0  # Envoy workers; 0: one per CPU this process may use
     mixed_cluster: bool = False  # replicas of another make share it (authenticate 8.7, 10)
     drain_notice: float = 0.0  # seconds between "not ready" and the first connection that is closed
     drain_seconds: float = 5.0  # for open requests, after that
+    handover_seconds: float = 120.0  # that an Envoy which was succeeded may finish what it had
     force_flow: str = ""  # of logging in: stateless or stateful; empty: as the configuration says (authenticate 1)
 
 
@@ -287,10 +289,12 @@ def _local(env: Mapping[str, str]) -> Local:
         http_redirect_addr=_address(env, "HTTP_REDIRECT_ADDR", ":8080"),
         health_check_addr=_address(env, "HEALTH_CHECK_ADDR", "127.0.0.1:28080"),
         grpc_address=_address(env, "GRPC_ADDRESS", "127.0.0.1:5443"),
+        metrics_address=_address(env, "METRICS_ADDRESS", "127.0.0.1:9902"),
         concurrency=int(text) if text else 0,
         mixed_cluster=_yes(env, "POMERIUM_AGENT_MIXED_CLUSTER"),
         drain_notice=_seconds(env, "POMERIUM_AGENT_DRAIN_NOTICE", 0.0),
         drain_seconds=_seconds(env, "POMERIUM_AGENT_DRAIN_SECONDS", 5.0),
+        handover_seconds=_seconds(env, "POMERIUM_AGENT_HANDOVER_SECONDS", 120.0),
         force_flow=_force_flow(env),
     )
 

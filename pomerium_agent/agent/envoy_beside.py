@@ -37,7 +37,7 @@ async def run_envoy(
             f"cannot write in {runtime}, where Envoy's start-up file belongs: {error.strerror}"
         ) from error
     argv = envoy_arguments(
-        envoy_binary(settings.envoy_path), bootstrap, concurrency=settings.local.concurrency, log_level="info"
+        envoy_binary(settings.envoy_path), bootstrap, concurrency=settings.local.concurrency, hot=True
     )
     async with (
         serve_ads(own_name(ads_socket), clock) as ads,
@@ -46,17 +46,18 @@ async def run_envoy(
         asyncio.TaskGroup() as group,
     ):
         board.ads, board.admin = ads, admin
-        await keeper.start_envoy(argv, bootstrap)
+        await keeper.start_envoy(argv, bootstrap, hot=True)
         watching = group.create_task(watch_envoy(admin, board.health, clock), name="watch-envoy")
         yield ads, admin
         watching.cancel()
 
 
-async def local_addresses(runtime: Path) -> LocalAddresses:
+async def local_addresses(runtime: Path, metrics_socket: str) -> LocalAddresses:
     """Where Envoy finds what is on this machine."""
     return LocalAddresses(
         authorize_socket=str(runtime / "authorize.sock"),
         pages_socket=str(runtime / "pages.sock"),
+        metrics_socket=str(runtime / metrics_socket),
         system_ca=(await asyncio.to_thread(trusted_roots)).decode("ascii", "ignore"),
         ipv6=await asyncio.to_thread(_ipv6_works),
     )

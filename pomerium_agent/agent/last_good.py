@@ -8,6 +8,7 @@ import asyncio
 import base64
 import binascii
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,11 +32,12 @@ MAX_BYTES = 1 << 28  # of a file that somebody else may have put there
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What was in force, and since when it was known to be."""
+    """What was in force, and since when it was known to be; `callers` are the records of service accounts."""
 
     digest: str
     at: datetime
     records: tuple[Record, ...] = field(repr=False)
+    callers: tuple[Record, ...] = field(default=(), repr=False)
 
 
 class LastGood:
@@ -129,17 +131,12 @@ def open_kept(key: bytes, content: bytes) -> Kept:
 
 def dump_kept(kept: Kept) -> bytes:
     """As the file holds it, before it is sealed."""
-    records = [
-        {
-            "type": record.type,
-            "id": record.id,
-            "url": record.data.type_url,
-            "data": base64.b64encode(record.data.value).decode(),
-        }
-        for record in kept.records
-        if record.data is not None
-    ]
-    said = {"digest": kept.digest, "at": kept.at.timestamp(), "records": records}
+    said = {
+        "digest": kept.digest,
+        "at": kept.at.timestamp(),
+        "records": _dump_records(kept.records),
+        "callers": _dump_records(kept.callers),
+    }
     return json.dumps(said, separators=(",", ":")).encode()
 
 
@@ -151,11 +148,25 @@ def parse_kept(text: bytes) -> Kept:
             digest=str(said["digest"]),
             at=datetime.fromtimestamp(said["at"], UTC),
             records=tuple(_record(each) for each in said["records"]),
+            callers=tuple(_record(each) for each in said.get("callers", ())),  # the first releases kept none
         )
     except (
         ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError, binascii.Error,
     ) as error:  # fmt: skip
         raise ConfigRejected(f"its content cannot be read ({type(error).__name__})") from None
+
+
+def _dump_records(records: Iterable[Record]) -> list[dict[str, str]]:
+    return [
+        {
+            "type": record.type,
+            "id": record.id,
+            "url": record.data.type_url,
+            "data": base64.b64encode(record.data.value).decode(),
+        }
+        for record in records
+        if record.data is not None
+    ]
 
 
 def _record(said: dict[str, str]) -> Record:

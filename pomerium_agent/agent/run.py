@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import aiohttp
 import structlog
@@ -24,6 +25,7 @@ from pomerium_agent.agent.handed import HandedNote
 from pomerium_agent.agent.last_good import LastGood
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.agent.people import People
+from pomerium_agent.agent.scrape import serve_metrics
 from pomerium_agent.agent.succession import hand_over_of, make_room, take_over
 from pomerium_agent.agent.supply import Supply
 from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
@@ -54,6 +56,7 @@ from pomerium_agent.zero import Flag, Link, open_link, run_jobs
 
 log = structlog.get_logger(__name__)
 
+METRICS_SOCKET = "metrics.sock"
 RULES_SECONDS = 8.0  # that a request may wait for an agent that has just begun; Envoy waits a little longer for it
 
 
@@ -76,14 +79,19 @@ async def run_agent(settings: Settings) -> None:
         doors = Doors(opened=not keeper.successor)
         async with (
             doors.hang(serve_control(sockets["control"], board, sockets.get("health"))),
+            doors.hang(_metrics_door(settings.runtime_dir / METRICS_SOCKET, board, keeper)),
             asyncio.TaskGroup() as group,
         ):
             hangup = Flag()
             work = group.create_task(_serve(settings, board, keeper, doors, sockets, hangup), name="serve")
-            noting = group.create_task(_note_draining(board, keeper), name="note-draining")
+            noting = [
+                group.create_task(_note_draining(board, keeper), name="note-draining"),
+                group.create_task(_count_starts(board), name="count-envoy-starts"),
+            ]
             await _told_to_stop(keeper, hangup)
             work.cancel()
-            noting.cancel()
+            for task in noting:
+                task.cancel()
     log.info("agent stopped")
 
 
@@ -104,13 +112,14 @@ async def _serve(
         handover = hand_over_of(keeper, settings.runtime_dir / "databroker.sock")
         async with (
             bootstrapped(link) as (storage, shared_secret),
-            open_databroker(storage, clock, health, handover=handover) as databroker,
+            open_databroker(storage, clock, health, metrics=board.metrics, handover=handover) as databroker,
             _making_room(keeper, handover, board),
-            run_jobs(link, databroker.stores),
+            run_jobs(link, databroker.stores, replica="" if keeper.successor else None),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
         ):
+            board.databroker = databroker
             ground = _Ground(
                 settings, board, keeper, doors, sockets, clock, link, databroker, handover, sessions, access, outside
             )
@@ -184,6 +193,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
                     denials=board.denials,
                     sign_in_url=SignInLinks(server_key.latest, full_version()),
                     wait_for_rules=RULES_SECONDS,
+                    tally=board.metrics.tally,
                 ).check,
             )
         ),
@@ -200,6 +210,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
                     providers=providers,
                     server_key=server_key,
                     mixed_cluster=settings.local.mixed_cluster,
+                    metrics=board.metrics,
                 ),
             )
         ),
@@ -212,16 +223,18 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         supply = Supply(
             config=config,
             filled=at.link.filled,
+            missed=at.link.missed,
             databroker=databroker,
             open_config=partial(open_config, clock=clock, health=health, local=settings.local, secret=secret),
             last_good=LastGood(settings.state_dir, at.link.secrets.file_key),
             board=board,
             clock=clock,
+            sessions=sessions,
             handed=await note.load(),
             secrets=at.link.token.secrets,
         )
         builder = RulesBuilder(shared_key=secret, signer=signer)
-        local = await local_addresses(settings.runtime_dir)
+        local = await local_addresses(settings.runtime_dir, METRICS_SOCKET)
         feeder = Feeder(config, ads, local, board, rules, keys, builder, site, at.link.token.secrets, note)
         async with doors.hang(note.taken()), asyncio.TaskGroup() as group:
             group.create_task(take_over(at.keeper, at.handover, doors, ads, sessions, board, clock), name="take-over")
@@ -278,6 +291,18 @@ async def _tell_ready(board: Board, keeper: KeeperLink) -> None:
 async def _note_draining(board: Board, keeper: KeeperLink) -> None:
     async for draining in keeper.draining.follow():
         board.draining = draining
+
+
+async def _count_starts(board: Board) -> None:
+    async for pid in board.envoy_pid.follow():
+        if pid:
+            board.metrics.envoy_starts.inc()
+
+
+@asynccontextmanager
+async def _metrics_door(path: Path, board: Board, keeper: KeeperLink) -> AsyncIterator[None]:
+    async with serve_metrics(own_name(path), board), named(path, keeper.resumed):
+        yield
 
 
 async def _told_to_stop(keeper: KeeperLink, hangup: Flag) -> None:

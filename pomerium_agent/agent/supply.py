@@ -13,16 +13,19 @@ from typing import Any
 import structlog
 
 from pomerium_agent.agent.board import Board
+from pomerium_agent.agent.callers import Callers, follow_callers
 from pomerium_agent.agent.handed import Handed
 from pomerium_agent.agent.last_good import Kept, LastGood
 from pomerium_agent.config import Compiled
 from pomerium_agent.databroker import Backend, MemoryBackend
 from pomerium_agent.errors import ConfigRejected
+from pomerium_agent.records import Record
 from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.waiting import first_of
+from pomerium_agent.sessions.live import Sessions
 from pomerium_agent.zero import DerivedSecrets
 
 log = structlog.get_logger(__name__)
@@ -35,18 +38,21 @@ OpenConfig = Callable[[Backend], AbstractAsyncContextManager[Latest[Compiled | N
 
 @dataclass(slots=True, kw_only=True)
 class Supply:
-    """Fills `config`; owned by whoever serves visitors. `filled`: the databroker has a configuration.
+    """Fills `config`; owned by whoever serves visitors. `filled`: the databroker has a configuration; `missed`: the
+    control plane was asked for one, and it did not come.
 
     `handed` is what the agent before us gave the Envoy that runs, as far as it is known.
     """
 
     config: Latest[Compiled | None]
     filled: Latest[bool]
+    missed: Latest[bool]
     databroker: Backend
     open_config: OpenConfig
     last_good: LastGood
     board: Board
     clock: Clock
+    sessions: Sessions  # which service accounts are lent to while what is stale is served
     handed: Handed | None = None
     secrets: Latest[DerivedSecrets] | None = None  # of the cluster token; with another one, all is sealed anew
     _live: bool = False  # `config` is what the databroker says
@@ -54,14 +60,16 @@ class Supply:
 
     async def run(self) -> None:
         """Supply until cancelled."""
-        await first_of(until(self.filled), self.clock.sleep(GRACE_SECONDS))
+        await first_of(until(self.filled), until(self.missed), self.clock.sleep(GRACE_SECONDS))
         if not self.filled.value:
             await self._serve_stale()
         # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
         # an Envoy that we adopted keeps what an agent before us gave it.
         await until(self.filled)
+        callers: Latest[Callers] = Latest(None)
         async with self.open_config(self.databroker) as live, asyncio.TaskGroup() as group:
-            group.create_task(self._keep(), name="keep-last-good")
+            group.create_task(follow_callers(self.databroker, callers, self.clock), name="follow-callers")
+            group.create_task(self._keep(callers), name="keep-last-good")
             await self._pass_on(live, live=True)
 
     async def _serve_stale(self) -> None:
@@ -91,8 +99,14 @@ class Supply:
         self.board.stale = kept.at
         store = MemoryBackend(self.clock)
         await store.put(kept.records)
-        async with self.open_config(store) as stale:
-            await first_of(until(self.filled), self._pass_on(stale))
+        self.sessions.lend(kept.callers, self.clock.now())
+        try:
+            async with self.open_config(store) as stale:
+                await first_of(until(self.filled), self._pass_on(stale))
+        finally:
+            # Not when the first configuration is live: one that cannot be compiled must not keep an account that the
+            # control plane has revoked.
+            await self.sessions.take_back()
         await store.close()
 
     def _envoy_has_another(self, kept: Kept) -> bool:
@@ -112,22 +126,23 @@ class Supply:
                     self.board.stale = None
                 self.config.set(each)
 
-    async def _keep(self) -> None:
+    async def _keep(self, callers: Latest[Callers]) -> None:
         """Write down what Envoy took: once for each, again after a failure, and never in anybody's way."""
-        written, sealed_with = "", self.secrets.value if self.secrets else None
-        cells = (self.board.in_force, self.config, *((self.secrets,) if self.secrets else ()))
+        written: tuple[str, Callers] = ("", None)
+        sealed_with = self.secrets.value if self.secrets else None
+        cells = (self.board.in_force, self.config, callers, *((self.secrets,) if self.secrets else ()))
         async with _woken_by(*cells) as woken:
             while True:
                 await woken.wait()
                 woken.clear()
                 if self.secrets is not None and self.secrets.value is not sealed_with:
-                    written, sealed_with = "", self.secrets.value
+                    written, sealed_with = ("", None), self.secrets.value
                     self.last_good.rekey(sealed_with.file_key)
-                compiled = self._in_force()
-                if compiled is None or compiled.snapshot.digest == written:
+                compiled, called = self._in_force(), callers.value
+                if compiled is None or called is None or (compiled.snapshot.digest, called) == written:
                     continue
-                if await self._write(compiled):
-                    written = compiled.snapshot.digest
+                if await self._write(compiled, called):
+                    written = compiled.snapshot.digest, called
                     self._backoff.reset()
                     await self.clock.sleep(KEEP_EVERY)
                 else:
@@ -141,9 +156,10 @@ class Supply:
             return None
         return compiled if compiled.snapshot.digest == self.board.in_force.value else None
 
-    async def _write(self, compiled: Compiled) -> bool:
+    async def _write(self, compiled: Compiled, callers: tuple[Record, ...]) -> bool:
         health, path = self.board.health, self.last_good.path
-        kept = Kept(digest=compiled.snapshot.digest, at=self.clock.now(), records=compiled.records)
+        digest, records = compiled.snapshot.digest, compiled.records
+        kept = Kept(digest=digest, at=self.clock.now(), records=records, callers=callers)
         try:
             await self.last_good.save(kept)
         except OSError as error:

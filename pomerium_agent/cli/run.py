@@ -27,7 +27,13 @@ def run(
     from pomerium_agent.settings import read_settings
 
     settings = read_settings(config_file=config)
-    patience = Patience(notice=settings.local.drain_notice, drain=settings.local.drain_seconds)
+    local = settings.local
+    patience = Patience(
+        notice=local.drain_notice,
+        drain=local.drain_seconds,
+        envoy_drain=local.handover_seconds / 2,
+        envoy_leave=local.handover_seconds,
+    )
     program = os.environ.setdefault(PROGRAM, _program(sys.argv[0]))  # the same for a keeper that takes over
     code = run_keeper(
         settings,

@@ -22,6 +22,7 @@ from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.supervisor import until_done
 
@@ -35,6 +36,7 @@ async def open_databroker(
     health: Health,
     environ: Mapping[str, str] | None = None,
     *,
+    metrics: Metrics | None = None,
     handover: HandOver | None = None,
 ) -> AsyncIterator[Databroker]:
     """Open the store that the bootstrap names (None: memory), keep it clean, and change to another when it says so.
@@ -56,7 +58,7 @@ async def open_databroker(
         else:
             homes.use(backend)
             change = Change(
-                name, Databroker(Store(backend)), homes, clock, storage, environ, handover, inherited=inherited
+                name, Databroker(Store(backend), metrics), homes, clock, storage, environ, handover, inherited=inherited
             )
             leaving = Leaving(change, homes, handover, clock)
             tasks = [

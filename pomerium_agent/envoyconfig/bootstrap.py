@@ -47,8 +47,10 @@ def build_bootstrap(admin_socket: Path | str, ads_socket: Path | str) -> dict[st
                     }
                 ],
             },
-            "lds_config": {"ads": {}, "resource_api_version": "V3"},
-            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+            # Waited for as long as it takes: an Envoy that takes over from another would else do so with nothing to
+            # serve when the agent is away at that moment.
+            "lds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"},
+            "cds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"},
         },
         "static_resources": {"clusters": [_ads_cluster(str(ads_socket))]},
         "layered_runtime": {
@@ -120,10 +122,13 @@ def _ads_cluster(path: str) -> dict[str, object]:
 
 
 def envoy_arguments(
-    binary: Path | str, bootstrap: Path | str, *, concurrency: int = 0, log_level: str = "info"
+    binary: Path | str, bootstrap: Path | str, *, concurrency: int = 0, log_level: str = "info", hot: bool = False
 ) -> list[str]:
-    """The command line of Envoy; concurrency 0 leaves it to Envoy, which takes one worker per CPU it may use."""
-    arguments = [str(binary), "-c", str(bootstrap), "--disable-hot-restart"]
+    """The command line of Envoy; concurrency 0 leaves it to Envoy, which takes one worker per CPU it may use.
+
+    With `hot` whoever starts it adds what hot restart needs, or that there is none.
+    """
+    arguments = [str(binary), "-c", str(bootstrap), *(() if hot else ("--disable-hot-restart",))]
     arguments += ["--log-level", envoy_log_level(log_level), "--log-format", _LOG_FORMAT]
     # Its word on each refusal and each lost stream is ours to give, once.
     arguments += ["--component-log-level", "config:error"]

@@ -1,4 +1,4 @@
-"""The two questions that the keeper asks Envoy's admin socket when it stops."""
+"""The questions that the keeper asks Envoy's admin socket: may it end, and does it serve."""
 
 import re
 import socket
@@ -17,6 +17,20 @@ def requests_in_flight(admin: Path) -> int | None:
     """How many requests Envoy is working on; None when it does not answer."""
     body = _ask(admin, "GET", "/stats?filter=downstream_rq_active$")
     return None if body is None else sum(int(count) for count in ACTIVE.findall(body))
+
+
+def serves(admin: Path, epoch: int) -> bool:
+    """Whether the Envoy that answers is of this epoch, and does its work."""
+    body = _ask(admin, "GET", "/server_info")
+    if body is None:
+        return False
+    import json
+
+    try:
+        said = json.loads(body)
+        return bool(said["state"] == "LIVE" and said["command_line_options"]["restart_epoch"] == epoch)
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def _ask(admin: Path, method: str, target: str) -> bytes | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pomerium_agent.keeper.children import Argv, Kept, Patience, Process, spawn
+from pomerium_agent.keeper.children import Adopted, Argv, Kept, Patience, Process, spawn
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.wire import Lines, Message
 
@@ -60,7 +60,7 @@ class AgentSide:
 
     def inherit(self, left: Mapping[str, Any]) -> None:
         """Go on with the agent that a keeper before us had."""
-        self.kept.adopt(left["pid"], left["began"])
+        self.kept.adopt(Adopted(left["pid"]), left["began"])
         self.ready = left["ready"]
         self._take_line(socket.socket(fileno=left["link"]))
         self._lines = Lines(left["heard"].encode("latin-1"))

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 from pomerium_agent.keeper.agent_side import AgentSide
+from pomerium_agent.keeper.agent_succession import AgentSuccession
 from pomerium_agent.keeper.children import Kept, Patience
 from pomerium_agent.keeper.envoy_side import EnvoySide
 from pomerium_agent.keeper.log import Log
-from pomerium_agent.keeper.succession import Succession
 from pomerium_agent.keeper.wire import Garbage, Ready, StartEnvoy
 
 Make = Callable[[bool], AgentSide]
@@ -18,7 +18,7 @@ class Agents:
 
     def __init__(self, make: Make, envoy: EnvoySide, patience: Patience, log: Log) -> None:
         self.charged = make(False)  # the one in charge
-        self.succession: Succession | None = None
+        self.succession: AgentSuccession | None = None
         self._make = make
         self._others: list[AgentSide] = []  # that come, go, or came to nothing
         self._envoy = envoy
@@ -44,7 +44,7 @@ class Agents:
         new = self._make(True)
         self._others.append(new)
         self._wanted_next = None
-        self.succession = Succession(self.charged, new, self._patience, self._log)
+        self.succession = AgentSuccession(self.charged, new, self._patience, self._log)
         self.succession.begin(time.monotonic())
 
     def step(self, now: float) -> None:

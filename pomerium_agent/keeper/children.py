@@ -119,6 +119,8 @@ class Patience:
     drain: float = 5.0  # for requests in flight, before anything is stopped
     agent_stop: float = 10.0  # after SIGTERM, before SIGKILL
     envoy_stop: float = 10.0
+    envoy_drain: float = 60.0  # in which an Envoy that is succeeded takes leave of its clients (routes.md 12.2)
+    envoy_leave: float = 120.0  # after which it ends, with whatever is still open
     prepare: float = 60.0  # for an agent that comes to replace another, before it is given up
     enter: float = 15.0  # for it to take over, which is nothing but a few messages and the last records
     leave: float = 2.0  # for the other one to let go, before it is told to stop
@@ -178,10 +180,11 @@ class Kept:
         self._wanted, self._start_at = False, None
         return self.process is not None
 
-    def adopt(self, pid: int, began: float) -> None:
-        """It runs already: a keeper before us started it, then."""
-        self.process, self._began, self._wanted, self._start_at = Adopted(pid), began, True, None
-        self._log.info("child adopted", child=self.name, pid=pid)
+    def adopt(self, process: Process, began: float) -> None:
+        """This one runs now, in place of the one that ran, if any, which is somebody else's to reap."""
+        self.process, self._began, self._wanted = process, began, True
+        self._restarts_at_once = True
+        self._pauses.reset()
 
     def end_at(self, at: float) -> None:
         """Kill it then, if it runs still."""

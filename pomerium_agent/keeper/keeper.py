@@ -11,14 +11,16 @@ import selectors
 import signal
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 
 from pomerium_agent.errors import SettingsError
 from pomerium_agent.keeper.admin import drain_listeners, requests_in_flight
 from pomerium_agent.keeper.agent_side import AgentSide
 from pomerium_agent.keeper.agents import Agents
-from pomerium_agent.keeper.children import Argv, Kept, Patience, adopt_orphans, reap
+from pomerium_agent.keeper.children import Argv, Kept, Patience, Process, adopt_orphans, reap
 from pomerium_agent.keeper.desk import Desk
 from pomerium_agent.keeper.envoy_side import EnvoySide
 from pomerium_agent.keeper.estate import ADOPT, Estate, code_digest
@@ -112,7 +114,7 @@ class Keeper:
         def new_agent(comes: bool) -> AgentSide:
             return AgentSide(argv[0], for_agents, runtime.path, instance, selector, patience, log, comes=comes)
 
-        self._envoy = EnvoySide(patience, log)
+        self._envoy = EnvoySide(runtime.path, patience, log)
         self._agents = Agents(new_agent, self._envoy, patience, log)
         desk = Desk(runtime.listening[KEEPER], selector)
         self._upgrades = Upgrades(desk, self._agents, self._envoy, runtime, instance, argv[1], patience, log)
@@ -121,7 +123,12 @@ class Keeper:
 
     @property
     def _kept(self) -> list[Kept]:
-        return [self._envoy.kept, *self._agents.kept, *self._upgrades.kept]
+        """All but Envoy, of which there may be several."""
+        return [*self._agents.kept, *self._upgrades.kept]
+
+    @property
+    def _running(self) -> list[Process]:
+        return [*self._envoy.running, *(kept.process for kept in self._kept if kept.process is not None)]
 
     @property
     def _forced(self) -> bool:
@@ -155,10 +162,10 @@ class Keeper:
 
     def close(self) -> None:
         """Leave nothing behind, also after a bug: what still runs is killed."""
-        for kept in self._kept:
-            if kept.process is not None:
-                kept.process.kill()
-                kept.process.wait()
+        for process in self._running:
+            process.kill()
+            process.wait()
+        self._envoy.sweep()
         for agent in self._agents.all:
             agent.drop_link()
         self._upgrades.desk.close()
@@ -173,9 +180,13 @@ class Keeper:
             self._sign_of_life_at = now + (self._notifier.watchdog_seconds or 0.0)
         for kept in self._kept:
             kept.turn(now)
+        self._envoy.turn(now)
         self._upgrades.step(now)
         self._pass_on_news()
-        times = (until, self._sign_of_life_at, self._agents.next_at, *(kept.next_at for kept in self._kept))
+        times = (
+            *(until, self._sign_of_life_at, self._agents.next_at, self._envoy.next_at),
+            *(kept.next_at for kept in self._kept),
+        )
         first = min((at for at in times if at is not None), default=None)
         for key, _ in self._selector.select(None if first is None else max(0.0, first - time.monotonic())):
             match key.data:
@@ -211,9 +222,9 @@ class Keeper:
 
     def _reap(self) -> None:
         now = time.monotonic()
-        for process in reap([kept.process for kept in self._kept if kept.process is not None]):
-            if process is self._envoy.kept.process:
-                self._envoy.ended(now)
+        for process in reap(self._running):
+            if any(process is each for each in self._envoy.running):
+                self._envoy.ended(process, now)
             elif any(process is kept.process for kept in self._upgrades.kept):
                 self._upgrades.ended(now)
             else:
@@ -237,10 +248,11 @@ class Keeper:
         self._envoy.kept.forget()
         self._give_notice()
         self._drain()
-        agents = [(kept, self._patience.agent_stop) for kept in self._agents.kept]
-        for kept, stop_within in (*agents, (self._envoy.kept, self._patience.envoy_stop)):
-            kept.end(time.monotonic(), stop_within)
-            self._wait_for(kept, time.monotonic() + stop_within + AFTER_KILL)
+        for kept in self._agents.kept:
+            kept.end(time.monotonic(), self._patience.agent_stop)
+            self._wait_until(partial(_stopped, kept), self._patience.agent_stop)
+        self._envoy.end(time.monotonic())
+        self._wait_until(lambda: not any(self._envoy.running), self._patience.envoy_stop)
 
     def _give_notice(self) -> None:
         """Readiness goes first; everything is served as before until balancers have had time to see it."""
@@ -260,9 +272,15 @@ class Keeper:
                 return
             self._turn(until=min(deadline, time.monotonic() + LOOK_AGAIN))
 
-    def _wait_for(self, kept: Kept, deadline: float) -> None:
-        while kept.process is not None and time.monotonic() < deadline:
+    def _wait_until(self, stopped: Callable[[], bool], within: float) -> None:
+        deadline = time.monotonic() + within + AFTER_KILL
+        while not stopped() and time.monotonic() < deadline:
             if self._forced:
-                for each in self._kept:
-                    each.kill()
+                self._envoy.kill()
+                for kept in self._kept:
+                    kept.kill()
             self._turn(until=deadline)
+
+
+def _stopped(kept: Kept) -> bool:
+    return kept.process is None

@@ -15,9 +15,9 @@ from pomerium_agent.errors import SettingsError
 NAMES = ("authorize", "pages", "control")
 KEEPER = "keeper"
 HEALTH = "health"
-AGENTS_OWN = ("ads", "databroker")  # each agent has one of its own, and who is in charge has the plain name as well
+AGENTS_OWN = ("ads", "databroker", "metrics")  # each has one of its own, and who is in charge the plain name as well
 ENVOY_ADMIN = "envoy-admin.sock"
-LONGEST_NAME = "databroker-4194304.sock"
+LONGEST_NAMES = ("databroker-4194304.sock", "hot_udp_parent_99999990")  # the second is Envoy's own, see hot.py
 LOCK = "keeper.lock"
 BACKLOG = 1024
 LONGEST_PATH = 107  # bytes of a unix socket's path, on Linux
@@ -40,7 +40,7 @@ def open_runtime_dir(path: Path, health_address: str = "") -> Iterator[RuntimeDi
     away; a living one is an error. On the way out the sockets are gone, and the directory too if it was not there
     before. Raises SettingsError, naming RUNTIME_DIRECTORY, when the directory cannot be used.
     """
-    if len(os.fsencode(path / LONGEST_NAME)) > LONGEST_PATH:
+    if max(len(os.fsencode(path / name)) for name in LONGEST_NAMES) > LONGEST_PATH:
         raise SettingsError(f"RUNTIME_DIRECTORY: {path} is too long for unix sockets; choose a shorter path")
     with ExitStack() as stack:
         try:

@@ -1,136 +1,179 @@
-"""One agent taking another's place on the kept sockets; whatever goes wrong, one of the two serves.
+"""One Envoy takes over from another: checked first, fed by the agent beside the old one, then the old one leaves.
 
-    preparing ──prepared──► holding ──held──► entering ──serving──► leaving ──► done
-        │                      │                  │
-        └──────────────────────┴──────────────────┴──► given up: the one before goes on
-
-Nothing here waits: the loop tells what was heard, who ended, and when the time is over.
+Whatever goes wrong before the successor serves leaves the old one serving (envoy.md 5, routes.md 12.2).
 """
 
-from enum import StrEnum
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
-from pomerium_agent.keeper.agent_side import AgentSide
-from pomerium_agent.keeper.children import Patience
+from pomerium_agent.keeper.admin import serves
+from pomerium_agent.keeper.children import Adopted, Kept, Patience, Process
+from pomerium_agent.keeper.hot import Generation
 from pomerium_agent.keeper.log import Log
-from pomerium_agent.keeper.wire import Held, Left, Message, Prepared, Serving, charge_event, event
+from pomerium_agent.keeper.sockets import ENVOY_ADMIN
+
+LOOK_AGAIN = 0.1  # seconds between two looks at whether the successor serves
+LEAVING_GRACE = 10.0  # seconds beyond its time, after which an Envoy that should have left is killed
+CHECK_SECONDS = 30.0  # that the check of a successor may take
 
 
-class Stage(StrEnum):
-    PREPARING = "the new agent gets ready beside the one that serves"
-    HOLDING = "the new agent is ready; the one that serves finishes what it writes"
-    ENTERING = "the new agent takes over the records and opens its doors"
-    LEAVING = "the new agent serves; the one before finishes what is in flight"
-    DONE = "the new agent serves alone"
-    GIVEN_UP = "the agent that was there goes on serving"
+class Spawn(Protocol):
+    """How an Envoy of some generation is started; None: apart from any line."""
+
+    def __call__(self, generation: Generation | None, *more: str) -> Process: ...
 
 
 class Succession:
-    """The keeper's part in it. `in_charge` is the agent that counts; `trouble` says why the new one does not."""
+    """At most one successor at a time. The loop calls `turn` when `next_at` has come, and `ended` after reaping."""
 
-    def __init__(self, old: AgentSide, new: AgentSide, patience: Patience, log: Log) -> None:
-        self.old = old
-        self.new = new
-        self.in_charge = old
-        self.stage = Stage.PREPARING
-        self.trouble = ""
-        self.deadline: float | None = None
-        self._patience = patience
+    def __init__(self, kept: Kept, spawn: Spawn, runtime_dir: Path, patience: Patience, log: Log) -> None:
+        self._kept = kept
+        self._spawn = spawn
+        self._admin = runtime_dir / ENVOY_ADMIN
+        self._leave_within = patience.envoy_leave + LEAVING_GRACE
         self._log = log
+        self._asked: Generation | None = None  # whose successor is wanted, when there is room for it
+        self._check: Process | None = None
+        self._successor: Process | None = None
+        self._generation: Generation | None = None  # of the check or the successor
+        self._leaving: list[Process] = []
+        self._kill_at: float | None = None  # for the check, or for who leaves
+        self._look_at: float | None = None
+        self._jammed: int | None = None  # a line that lost a successor, and so takes no other one
+        self.failed: str | None = None  # why the newest attempt came to nothing
 
     @property
-    def over(self) -> bool:
-        return self.stage in (Stage.DONE, Stage.GIVEN_UP)
+    def running(self) -> Iterator[Process]:
+        """The check, the successor, and who leaves."""
+        yield from (process for process in (self._check, self._successor) if process is not None)
+        yield from self._leaving
 
-    def begin(self, now: float) -> None:
-        """Start the new one."""
-        self._enter(Stage.PREPARING, now + self._patience.prepare)
-        if not self.new.kept.begin_once(now):
-            self._give_up("it could not be started; the log says why", now)
+    @property
+    def under_way(self) -> bool:
+        """Somebody is to take over, or is being checked for it."""
+        return self._asked is not None or self._check is not None or self._successor is not None
 
-    def heard(self, side: AgentSide, message: Message, now: float) -> None:
-        """One of the two said something about it."""
-        match self.stage, message:
-            case Stage.PREPARING, Prepared() if side is self.new:
-                self._enter(Stage.HOLDING, now + self._patience.enter)
-                self.old.tell(event("hold"))
-            case Stage.HOLDING, Held() if side is self.old:
-                self._enter(Stage.ENTERING, now + self._patience.enter)
-                self.new.tell(charge_event(ready=self.old.ready, alone=False))
-            case Stage.ENTERING, Serving() if side is self.new:
-                self._take(now)
-            case Stage.LEAVING, Left() if side is self.old:
-                self._see_off(now)
+    def leave(self) -> dict[str, Any]:
+        """What the next keeper must know of those that leave; nothing is under way."""
+        return {"leaving": [process.pid for process in self._leaving], "kill_at": self._kill_at, "jammed": self._jammed}
 
-    def ended(self, side: AgentSide, code: int, now: float) -> None:
-        """One of the two has come to its end, and was reaped."""
-        if self.over:
-            return
-        if side is self.old:
-            if self.stage is Stage.LEAVING:
-                self._enter(Stage.DONE, None)
-            else:
-                self._leave_alone(now)
-        elif side is self.in_charge:  # it has taken over, and will be started again as any agent is
-            self._see_off(now)
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on where a keeper before us was."""
+        self._leaving = [Adopted(pid) for pid in left["leaving"]]
+        self._kill_at, self._jammed = left["kill_at"], left["jammed"]
+
+    @property
+    def next_at(self) -> float | None:
+        """When `turn` has something to do."""
+        return min((at for at in (self._kill_at, self._look_at) if at is not None), default=None)
+
+    def begin(self, running: Generation) -> None:
+        """Find a successor for what runs, as it is wanted now. One after the other: the third in a line would be
+        told to end at once, with all that it still had to finish.
+        """
+        self._asked = running
+        self.failed = None
+        self._check_when_free()
+
+    def turn(self, now: float) -> Generation | None:
+        """Do what is due; returns the generation that took over in this moment, whose process is now the kept one."""
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            for process in (*self._leaving, *([self._check] if self._check else [])):
+                self._log.warning("did not stop in time", child="envoy", pid=process.pid)
+                _signal(process, signal.SIGKILL)
+        if self._look_at is None or now < self._look_at:
+            return None
+        self._look_at = now + LOOK_AGAIN
+        if self._successor is None or self._generation is None or not serves(self._admin, self._generation.epoch):
+            return None
+        old, new, generation = self._kept.process, self._successor, self._generation
+        self._successor = self._look_at = None
+        if old is not None:
+            self._leaving.append(old)
+            self._kill_at = now + self._leave_within
+        self._kept.adopt(new, now)
+        self._log.info("envoy has taken over", pid=new.pid, of=None if old is None else old.pid)
+        return generation
+
+    def ended(self, process: Process, now: float) -> None:
+        """The check, the successor or one that was leaving has ended."""
+        if process is self._check:
+            self._check = self._kill_at = None
+            self._checked(process.returncode, now)
+        elif process is self._successor:
+            self._successor = self._look_at = None
+            if self._generation is not None:
+                self._jammed = self._generation.base_id
+                self._fail(f"the new Envoy ended before it served, with code {process.returncode}")
         else:
-            how = f"by {-code}" if code < 0 else f"with code {code}"
-            self._give_up(f"it ended {how} before it served; the log says why", now)
+            self._leaving.remove(process)
+            self._log.info("envoy has left", pid=process.pid, code=process.returncode)
+            if not self._leaving:
+                self._kill_at = None
+        self._check_when_free()
 
-    def turn(self, now: float) -> None:
-        """Do what is due."""
-        if self.deadline is None or now < self.deadline:
+    def abandon(self) -> None:
+        """Who was to be succeeded is gone; whoever comes now comes afresh."""
+        self._asked = self._jammed = self._generation = None
+        if self._check is not None:
+            _signal(self._check, signal.SIGKILL)
+        if self._successor is not None:
+            _signal(self._successor, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Stop what is beside the kept one."""
+        self._asked = self._generation = None
+        for process in self.running:
+            _signal(process, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Stop it now."""
+        self._asked = self._generation = None
+        for process in self.running:
+            _signal(process, signal.SIGKILL)
+
+    def _check_when_free(self) -> None:
+        if self._asked is None or any(self.running):
             return
-        match self.stage:
-            case Stage.PREPARING:
-                self._give_up(f"it was not ready within {self._patience.prepare:g} s", now)
-            case Stage.HOLDING:
-                self._give_up("the agent that serves did not come to the end of what it writes", now)
-            case Stage.ENTERING if self.in_charge is self.new:  # alone
-                self._enter(Stage.DONE, None)
-            case Stage.ENTERING:
-                self._give_up(f"it was ready, but did not take over within {self._patience.enter:g} s", now)
-            case _:
-                self._see_off(now)
-
-    def call_off(self, reason: str, now: float) -> None:
-        """The replica is about to stop."""
-        if not self.over and self.in_charge is self.old:
-            self._give_up(reason, now)
-
-    def _take(self, now: float) -> None:
-        """From here on there is no way back, and no need for one."""
-        self.in_charge = self.new
-        self.new.kept.keep()
-        self.new.ready = self.old.ready
-        self.old.kept.forget()
-        if self.old.kept.process is None:
-            self._enter(Stage.DONE, None)
+        asked, self._asked = self._asked, None
+        if self._jammed == asked.base_id:
+            self._fail("the last one failed half-way, after which Envoy takes no other successor; restart the service")
             return
-        self._enter(Stage.LEAVING, now + self._patience.leave)
-        self.old.tell(event("succeeded"))
+        self._generation = asked.successor
+        try:
+            # Apart, since one that fails on the way in leaves the one that runs unable to hand over to another.
+            self._check = self._spawn(None, "--mode", "validate")
+        except (OSError, subprocess.SubprocessError) as error:
+            self._fail(f"the new Envoy cannot be started: {error}")
+        else:
+            self._kill_at = time.monotonic() + CHECK_SECONDS
 
-    def _leave_alone(self, now: float) -> None:
-        """The old one died in the middle: the new one, ready or not, is what there is."""
-        self._log.warning("the agent that served has ended, so the new one takes its place at once")
-        self.old.kept.forget()
-        self.in_charge = self.new
-        self.new.kept.keep()
-        self._enter(Stage.ENTERING, now + self._patience.prepare)
-        self.new.tell(charge_event(ready=self.old.ready, alone=True))
+    def _checked(self, code: int | None, now: float) -> None:
+        if self._generation is None or self._kept.process is None:  # abandoned
+            return
+        if code != 0:
+            self._fail(f"the new Envoy does not take its bootstrap: its check ended with code {code}")
+            return
+        try:
+            self._successor = self._spawn(self._generation)
+        except (OSError, subprocess.SubprocessError) as error:
+            self._fail(f"the new Envoy cannot be started: {error}")
+            return
+        self._look_at = now + LOOK_AGAIN
+        self._log.info("envoy is to take over", pid=self._successor.pid, of=self._kept.process.pid)
 
-    def _see_off(self, now: float) -> None:
-        self.deadline = None
-        self.old.kept.end(now, self._patience.agent_stop)
+    def _fail(self, reason: str) -> None:
+        self.failed = reason
+        self._log.error("envoy is not replaced; the one before serves on", reason=reason)
 
-    def _give_up(self, trouble: str, now: float) -> None:
-        self.trouble = trouble
-        if self.stage is Stage.ENTERING:
-            self.new.kept.kill()  # its doors may be open
-        self._enter(Stage.GIVEN_UP, None)
-        self.new.kept.end(now, self._patience.agent_stop)
-        self.old.tell(event("resume"))
-        self._log.error("the agent was not replaced, the one that was there goes on", reason=trouble)
 
-    def _enter(self, stage: Stage, deadline: float | None) -> None:
-        self.stage, self.deadline = stage, deadline
-        self._log.info("replacing the agent", stage=stage.name.lower())
+def _signal(process: Process, number: signal.Signals) -> None:
+    """Not with Popen's own methods, as in `Kept.signal`; and not when it was reaped in this very turn."""
+    if process.returncode is None:
+        os.kill(process.pid, number)

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from pomerium_agent.keeper.agent_succession import Stage
 from pomerium_agent.keeper.agents import Agents
 from pomerium_agent.keeper.children import Argv, Kept, Patience
 from pomerium_agent.keeper.desk import Desk
@@ -16,7 +17,6 @@ from pomerium_agent.keeper.estate import Estate, code_digest
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.renewal import SAME, Renewal, take_process_over
 from pomerium_agent.keeper.sockets import RuntimeDir
-from pomerium_agent.keeper.succession import Stage
 
 UNSTEADY = "something below the keeper is not running just now; `pomerium-agent status` says what, try again then"
 
@@ -55,8 +55,9 @@ class Upgrades:
 
     @property
     def _steady(self) -> bool:
-        agent, envoy = self._agents.charged, self._envoy.kept
-        return agent.kept.process is not None and agent.linked and len(self._agents.all) == 1 and not envoy.coming
+        agent = self._agents.charged
+        alone = agent.kept.process is not None and agent.linked and len(self._agents.all) == 1
+        return alone and self._envoy.steady
 
     def read(self, *, stopping: bool) -> None:
         """Hear callers out."""

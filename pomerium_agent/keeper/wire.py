@@ -10,11 +10,15 @@ LONGEST_LINE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class StartEnvoy:
-    """`{"op": "envoy", "argv": [...], "bootstrap": "<path>"}`: this Envoy should run. `request` is given back."""
+    """`{"op": "envoy", "argv": [...], "bootstrap": "<path>", "hot": true}`: this Envoy should run.
+
+    `request` is given back. `hot`: it may take over from another, and the keeper adds what that needs to `argv`.
+    """
 
     argv: tuple[str, ...]
     bootstrap: str
     request: int | None
+    hot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,9 @@ def parse(line: bytes) -> Message:
             [*argv, bootstrap]
         ):
             request = said.get("request")
-            return StartEnvoy(tuple(argv), bootstrap, request if isinstance(request, int) else None)
+            return StartEnvoy(
+                tuple(argv), bootstrap, request if isinstance(request, int) else None, said.get("hot") is True
+            )
         case {"op": "envoy"}:
             return Garbage("the op envoy needs argv, a list of strings, and bootstrap, a path")
     return Garbage("an unknown op")

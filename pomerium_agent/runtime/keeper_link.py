@@ -77,8 +77,11 @@ class KeeperLink:
         self._requests = 0
         self._answers: dict[int, asyncio.Future[int]] = {}
 
-    async def start_envoy(self, argv: Sequence[str], bootstrap: Path) -> int:
+    async def start_envoy(self, argv: Sequence[str], bootstrap: Path, *, hot: bool = False) -> int:
         """Have the keeper run this Envoy, or adopt it if it runs already; return its process id.
+
+        With `hot` it takes over from another one that runs, whose process id is returned, and follows in
+        `envoy_pid`; `argv` then leaves to the keeper what hot restart needs.
 
         Waits as long as it takes, which is long while an Envoy that keeps failing is waited for. Raises
         EnvoyUnavailable when the keeper refuses or is gone.
@@ -90,7 +93,9 @@ class KeeperLink:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._answers[request] = answer
         try:
-            await self._say({"op": "envoy", "argv": list(argv), "bootstrap": str(bootstrap), "request": request})
+            await self._say(
+                {"op": "envoy", "argv": list(argv), "bootstrap": str(bootstrap), "hot": hot, "request": request}
+            )
             return await answer
         finally:
             self._answers.pop(request, None)
@@ -149,7 +154,9 @@ class KeeperLink:
                         answer.set_result(pid)
             case {"event": "envoy-refused", "reason": str(reason)}:
                 asked = self._answers.get(request) if isinstance(request, int) else None
-                if asked is not None and not asked.done():
+                if request is None:
+                    log.error("envoy is not replaced; the one before serves on", reason=reason)
+                elif asked is not None and not asked.done():
                     asked.set_exception(EnvoyUnavailable(f"the keeper cannot start Envoy: {reason}"))
             case {"event": "draining"}:
                 self.draining.set(True)

@@ -35,7 +35,8 @@ class Reconciler:
     A bundle that cannot be fetched or read changes nothing, is reported, and does not keep the others waiting
     (Z-43). Refused leaves; all else is tried again. `filled` becomes true once the databroker holds every bundle that
     is listed, new or as it was before: from then on an empty databroker is an empty configuration. A bundle that cannot
-    be read does not count, as waiting does not mend it; unless there is nothing else.
+    be read does not count, as waiting does not mend it; unless there is nothing else. `missed` becomes true when the
+    first try has brought less than everything.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Reconciler:
         health: Health,
         clock: Clock,
         filled: Latest[bool] | None = None,
+        missed: Latest[bool] | None = None,
     ) -> None:
         self._api = api
         self._downloader = downloader
@@ -54,6 +56,7 @@ class Reconciler:
         self._health = health
         self._clock = clock
         self._filled = filled or Latest(False)
+        self._missed = missed or Latest(False)
         self._listed: tuple[str, ...] = ()
         self._pending: tuple[str, ...] = ()
         # Metadata of bundles, and the ETag they came with, to be reported again after a 304 (W10). While another
@@ -85,6 +88,8 @@ class Reconciler:
                 await self._sync_pending()
                 await self._remove_vanished(set(self._listed))  # last: another bundle may hold the same by now
             except Retryable as error:
+                if not self._missed.value:
+                    self._missed.set(True)
                 wait = backoff.next(at_least=error.retry_after)
                 log.warning("bundles not in sync", reason=str(error), retry_in=round(wait, 2))
                 if await schedule.due_within(wait):

@@ -4,19 +4,15 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
 
 from pomerium_agent.demo.playground import ReplicaAt, free_port, run_console
+from tests.e2e.load import answers, load
 from tests.e2e.world import CLUSTER, HELLO, World, eventually, kill, open_world
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
-
-GONE = (OSError, aiohttp.ClientError, TimeoutError)
 
 
 async def test_a_token_brings_up_a_replica_that_serves_a_route_over_tls() -> None:
@@ -295,49 +291,6 @@ async def test_the_redirect_listener_sends_visitors_to_https() -> None:
 
 
 # --- probes ---------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Load:
-    """What a steady stream of requests has seen."""
-
-    answered: int = 0
-    failures: list[str] = field(default_factory=list)
-
-    async def some(self) -> None:
-        """Wait for fifty more answers."""
-        until = self.answered + 50
-
-        async def enough() -> bool:
-            return self.answered >= until
-
-        await eventually("the load goes on", enough)
-
-
-@asynccontextmanager
-async def load(world: World, replica: ReplicaAt, host: str) -> AsyncIterator[Load]:
-    """Four clients that ask one after the other for as long as the block lasts."""
-    seen = Load()
-
-    async def ask() -> None:
-        while True:
-            try:
-                answer = await world.get(replica, host)
-                if answer.status != 200:
-                    seen.failures.append(f"status {answer.status}")
-            except GONE as error:
-                seen.failures.append(repr(error))
-            seen.answered += 1
-
-    async with asyncio.TaskGroup() as group:
-        clients = [group.create_task(ask()) for _ in range(4)]
-        yield seen
-        for client in clients:
-            client.cancel()
-
-
-async def answers(world: World, replica: ReplicaAt, host: str) -> bool:
-    return (await world.get(replica, host)).status == 200
 
 
 async def gets_in(world: World, replica: ReplicaAt, headers: dict[str, str]) -> bool:

@@ -13,7 +13,7 @@ from pomerium_agent.errors import ConfigRejected
 from pomerium_agent.zero.bootstrap_file import BootstrapFile
 from pomerium_agent.zero.cluster_token import fingerprint
 from pomerium_agent.zero.secrets import derive_secrets
-from tests.e2e.test_replica import answers, load
+from tests.e2e.load import answers, load
 from tests.e2e.world import CLUSTER, HELLO, World, eventually, open_world
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -19,6 +19,10 @@ from pomerium_agent.databroker import MemoryBackend
 from pomerium_agent.records import Record
 from pomerium_agent.runtime.health import Check, Health, Report
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.sessions.handle import Handle
+from pomerium_agent.sessions.identity import resolve
+from pomerium_agent.sessions.live import Sessions, open_sessions
+from tests.fakes import session_records as people
 from tests.fakes.clock import ManualClock
 from tests.fakes.config_records import config, route
 
@@ -43,6 +47,7 @@ class Stage:
     clock: ManualClock = field(default_factory=ManualClock)
     health: Health = field(default_factory=Health)
     filled: Latest[bool] = field(default_factory=lambda: Latest(False))
+    missed: Latest[bool] = field(default_factory=lambda: Latest(False))
     config: Latest[Compiled | None] = field(default_factory=lambda: Latest(None))
     handed: Handed | None = None
 
@@ -51,17 +56,26 @@ class Stage:
         self.board = Board(version="", instance="", health=self.health, keeper_pid=0, envoy_pid=Latest(ENVOY))
         self.last_good = LastGood(self.directory, KEY)
         self.seen: list[str] = []
+        self.sessions = Sessions(self.store)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        async with open_sessions(self.store, self.clock, self.health) as self.sessions, self.supplying():
+            yield
+        await self.store.close()
+
+    @asynccontextmanager
+    async def supplying(self) -> AsyncIterator[None]:
         supply = Supply(
             config=self.config,
             filled=self.filled,
+            missed=self.missed,
             databroker=self.store,
             open_config=partial(open_config, clock=self.clock, health=self.health, read_file=None),
             last_good=self.last_good,
             board=self.board,
             clock=self.clock,
+            sessions=self.sessions,
             handed=self.handed,
         )
         async with asyncio.TaskGroup() as group:
@@ -69,7 +83,6 @@ class Stage:
             yield
             for task in tasks:
                 task.cancel()
-        await self.store.close()
 
     async def envoy(self) -> None:
         async for compiled in self.config.follow():
@@ -80,11 +93,11 @@ class Stage:
     async def until_serves(self, path: str) -> None:
         await self.until(lambda: self.board.in_force.value == kept(path).digest)
 
-    async def until(self, holds: object) -> None:
+    async def until(self, holds: object, *, step: float = 0.1) -> None:
         assert callable(holds)
         async with asyncio.timeout(10):
             while not holds():
-                await self.clock.advance(0.1)
+                await self.clock.advance(step)
                 await asyncio.sleep(0.001)  # threads are at work
 
     @property
@@ -129,6 +142,16 @@ async def test_silence_means_what_was_last_known_until_there_is_something_newer(
         assert stage.board.status()["config"]["last_good_of"] is None  # type: ignore[index]  # our own JSON
         assert stage.seen == [kept("/stale").digest, kept("/live").digest]
         await stage.until(lambda: stage.kept_here("/live"))
+
+
+async def test_a_control_plane_that_has_failed_is_not_waited_for(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    await stage.last_good.save(kept("/stale"))
+    stage.missed.set(True)
+    async with stage.running():
+        await stage.until(
+            lambda: stage.board.stale is not None, step=0.0
+        )  # threads are at work, the clock stands still
 
 
 async def test_the_same_from_the_control_plane_makes_it_fresh(tmp_path: Path) -> None:
@@ -204,6 +227,78 @@ async def test_what_cannot_be_written_is_said_and_tried_again(tmp_path: Path) ->
         (tmp_path / "state").unlink()
 
         await stage.until(lambda: stage.kept_here("/live"))
+
+
+ROBOT = (
+    people.account("robot", "u-robot"),
+    people.directory_user("u-robot", email="robot@example.com", group_ids=["g1", "g9"]),
+    people.directory_group("g1", "Robots"),
+)
+OTHERS = (people.directory_user("u-ada", group_ids=["g2"]), people.directory_group("g2", "Engineers"))
+
+
+async def callers_kept(stage: Stage, wanted: tuple[Record, ...]) -> None:
+    """Until the file says so."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await LastGood(stage.directory, KEY).load()
+            if found is not None and {(r.type, r.id, r.data) for r in found.callers} == {
+                (r.type, r.id, r.data) for r in wanted
+            }:
+                return
+            await stage.clock.advance(0.1)
+            await asyncio.sleep(0.001)
+
+
+async def test_service_accounts_and_what_is_known_of_their_users_are_kept_too(tmp_path: Path) -> None:
+    """And follow every change; that an account was used is none."""
+    stage = Stage(tmp_path)
+    async with stage.running():
+        await stage.store.put((*records("/live"), *ROBOT[:1]))
+        stage.filled.set(True)
+        await callers_kept(stage, ROBOT[:1])
+        await stage.store.put((*OTHERS, *ROBOT[1:]))
+        await callers_kept(stage, ROBOT)
+        before = stage.last_good.path.stat().st_mtime_ns
+
+        await stage.store.put([people.account("robot", "u-robot", accessed=AT)])
+        for _ in range(50):
+            await stage.clock.advance(0.1)
+            await asyncio.sleep(0.001)
+        assert stage.last_good.path.stat().st_mtime_ns == before
+
+        await stage.store.put([people.directory_group("g1", "Renamed")])
+        await callers_kept(stage, (*ROBOT[:2], people.directory_group("g1", "Renamed")))
+        await stage.store.put([people.gone(ROBOT[0])])
+        await callers_kept(stage, ())
+
+
+async def test_service_accounts_are_lent_while_what_is_stale_is_served(tmp_path: Path) -> None:
+    """Never by way of the store; those that the control plane has revoked meanwhile end the moment it is back."""
+    stage = Stage(tmp_path)
+    revoked, expired = people.account("revoked", "u"), people.account("expired", "u", expires=AT)
+    await stage.last_good.save(replace(kept("/stale"), callers=(*ROBOT, revoked, expired)))
+    async with stage.running():
+        await stage.until_serves("/stale")
+        sessions = stage.sessions
+        robot = resolve(sessions, Handle(id="robot"), stage.clock.now())
+        assert robot is not None
+        assert (robot.identity.email, robot.group_names) == ("robot@example.com", {"g1": "Robots"})
+        assert sessions.service_account("revoked") is not None
+        assert sessions.service_account("expired") is None
+        _, in_store = await stage.store.latest("")
+        assert in_store == ()
+
+        await stage.store.put(ROBOT)
+        stage.filled.set(True)
+        await stage.until(lambda: sessions.service_account("revoked") is None)
+
+        again = resolve(sessions, Handle(id="robot"), stage.clock.now())
+        assert again is not None
+        assert again.identity == robot.identity
+        await stage.store.put(records("/live"))
+        await stage.until_serves("/live")
+        assert sessions.service_account("robot") is not None
 
 
 class Timed(LastGood):

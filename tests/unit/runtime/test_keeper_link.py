@@ -49,7 +49,7 @@ async def test_envoy_is_asked_for_and_its_pid_comes_back() -> None:
 
         assert await pid == 42
         assert link.envoy_pid.value == 42
-        assert asked == {"op": "envoy", "argv": ["envoy", "-c", "b"], "bootstrap": "b", "request": 1}
+        assert asked == {"op": "envoy", "argv": ["envoy", "-c", "b"], "bootstrap": "b", "hot": False, "request": 1}
 
 
 async def test_a_restart_of_the_old_envoy_is_not_taken_for_the_answer() -> None:
@@ -60,6 +60,17 @@ async def test_a_restart_of_the_old_envoy_is_not_taken_for_the_answer() -> None:
         keeper.say(event="envoy", pid=42, request=asked["request"])
 
         assert await pid == 42
+
+
+async def test_an_envoy_that_takes_over_answers_with_the_one_that_runs_and_a_failure_of_it_harms_nobody() -> None:
+    async with linked() as (link, keeper), asyncio.TaskGroup() as tasks:
+        pid = tasks.create_task(link.start_envoy(["envoy"], Path("b"), hot=True))
+        asked = await keeper.hear()
+        keeper.say(event="envoy-refused", reason="its bootstrap is nonsense")
+        keeper.say(event="envoy", pid=41, request=asked["request"])
+
+        assert asked["hot"] is True
+        assert await pid == 41
 
 
 async def test_a_restart_is_seen_by_those_who_follow() -> None:

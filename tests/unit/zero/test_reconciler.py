@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -31,6 +31,7 @@ class House:
     clock: ManualClock
     reconciler: Reconciler
     filled: Latest[bool]
+    missed: Latest[bool]
     flag: Flag
     schedule: Schedule
 
@@ -46,17 +47,18 @@ async def house() -> AsyncIterator[House]:
     """A control plane, and a reconciler between it and a databroker in memory."""
     clock, health, flag = ManualClock(), Health(), Flag()
     backend = MemoryBackend(clock)
-    connection, filled = Latest(ConnectionState()), Latest(False)
+    connection, filled, missed = Latest(ConnectionState()), Latest(False), Latest(False)
     async with serve_control_plane() as plane, open_downloader(plane, clock=clock) as (api, downloader):
         yield House(
             plane=plane,
             backend=backend,
             health=health,
             clock=clock,
-            reconciler=Reconciler(api, downloader, backend, health=health, clock=clock, filled=filled),
+            reconciler=Reconciler(api, downloader, backend, health=health, clock=clock, filled=filled, missed=missed),
             filled=filled,
+            missed=missed,
             flag=flag,
-            schedule=Schedule(connection, flag, clock=clock, on_disconnect=True),
+            schedule=Schedule(connection, flag, clock=clock, on_disconnect=True, gap=0.0),
         )
     await backend.close()
 
@@ -121,6 +123,18 @@ async def test_the_databroker_counts_as_filled_once_a_round_brought_something_in
                         break
 
         assert await at.ids() == ["a"]
+
+
+async def test_a_control_plane_that_fails_at_once_is_known_to_have_failed() -> None:
+    """Z-65: so that nobody waits for it any longer who has something to serve."""
+    async with house() as at:
+        at.plane.always("bundles", say({"error": "not today"}, 500))
+        async with running(at), asyncio.timeout(10), aclosing(at.missed.follow()) as missed:
+            async for said in missed:
+                if said:
+                    break
+
+        assert not at.filled.value
 
 
 async def test_the_databroker_is_filled_when_every_bundle_is_in_and_not_before() -> None:
