@@ -23,6 +23,7 @@ from pomerium_agent.config.whole import whole_config
 from pomerium_agent.errors import DatabrokerUnavailable, EnvoyUnavailable, InvalidRequest, RecordNotFound
 from pomerium_agent.policy.complaints import shown
 from pomerium_agent.runtime.clock import Clock, SystemClock
+from pomerium_agent.runtime.sites import close_door
 
 log = structlog.get_logger(__name__)
 
@@ -188,11 +189,16 @@ async def serve_control(sock: socket.socket, board: Board, health: socket.socket
     """Serve on the inherited sockets: all of it on the private one, probes and status on the health address."""
     async with AsyncExitStack() as stack:
         control = await _start(stack, build_control_app(board, SystemClock()))
-        await web.SockSite(control, sock).start()
+        await _open(stack, web.SockSite(control, sock))
         if health is not None:
             public = await _start(stack, build_app(board))
-            await web.SockSite(public, health).start()
+            await _open(stack, web.SockSite(public, health))
         yield
+
+
+async def _open(stack: AsyncExitStack, site: web.BaseSite) -> None:
+    await site.start()
+    stack.push_async_callback(close_door, site)
 
 
 async def _start(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:

@@ -73,7 +73,7 @@ async def test_agents_are_replaced_under_traffic_and_no_request_fails() -> None:
             assert "the new keeper, tried out beside this one, ended with code 2" in str(no_keeper.value)
             assert "nothing has changed for visitors: it ended with code 2" in str(no_agent.value)
             left = {path.name for path in replica.directory.glob("*.sock") if path.stem[-1].isdigit()}
-            assert left == {f"ads-{after['agent']}.sock", f"databroker-{after['agent']}.sock"}
+            assert left == {f"{name}-{after['agent']}.sock" for name in ("ads", "databroker", "metrics")}
 
             token.write_text(world.cluster.token)
             async with traffic(world.client, public) as seen:
