@@ -59,8 +59,12 @@ class RemoteBackend:
         return ServerInfo(info.server_version, info.earliest_record_version, info.latest_record_version)
 
     async def get(self, type: str, id: str) -> Record:
-        with _errors():
-            return _record((await self._records.Get(pb.GetRequest(type=type, id=id), timeout=CALL_SECONDS)).record)
+        try:
+            with _errors():
+                found = await self._records.Get(pb.GetRequest(type=type, id=id), timeout=CALL_SECONDS)
+        except RecordNotFound:
+            raise RecordNotFound(f"there is no record {id!r} of type {type!r}") from None
+        return _record(found.record)
 
     async def put(self, records: Sequence[Record]) -> Written:
         with _errors():
