@@ -546,7 +546,8 @@ can_go_over() { # versions/N: the service runs, as what it would run as, and its
 
 go_over() { # to what is current now, while what ran before serves
     step "going over to the new release; the one before serves meanwhile"
-    "$BASE/current/bin/pomerium-agent" upgrade --socket "${KEEPER%/*}/control.sock"
+    # With the keeper, be its code the same or not: the directory that it runs from is removed one day.
+    "$BASE/current/bin/pomerium-agent" upgrade --keeper --socket "${KEEPER%/*}/control.sock"
 }
 
 becomes_ready() { # and stays so for a moment; WHY says what it was otherwise
