@@ -25,12 +25,14 @@ from pomerium_agent.agent.last_good import LastGood
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.agent.people import People
 from pomerium_agent.agent.supply import Supply
+from pomerium_agent.agent.tracing import follow_tracing, open_spans
 from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
 from pomerium_agent.authenticate.manager import run_identity_manager
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.authorize.login import SignInLinks
 from pomerium_agent.authorize.serverless import ServerlessTokens
+from pomerium_agent.authorize.traced import traced
 from pomerium_agent.config import Compiled, open_config
 from pomerium_agent.databroker import Databroker, open_databroker
 from pomerium_agent.databroker.service import Listener, serve_databroker
@@ -46,6 +48,7 @@ from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
+from pomerium_agent.runtime.spans import Collector, Spans
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.sessions.access import AccessTracker, track_access
 from pomerium_agent.sessions.bearer import Bearers
@@ -98,6 +101,7 @@ async def _serve(
         settings, health=health, clock=clock, instance=board.instance, metrics=board.metrics, hangup=hangup
     ) as link:
         board.link = link
+        collector: Latest[Collector | None] = Latest(None)  # of spans
         async with (
             bootstrapped(link) as (storage, shared_secret),
             open_databroker(storage, clock, health) as databroker,
@@ -105,8 +109,11 @@ async def _serve(
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
+            open_spans(collector) as spans,
         ):
-            ground = _Ground(settings, board, keeper, sockets, clock, link, databroker, sessions, access, outside)
+            ground = _Ground(
+                settings, board, keeper, sockets, clock, link, databroker, sessions, access, outside, collector, spans
+            )
             # With another secret everything that was sealed or signed with the one before is void. The doors close,
             # visitors wait at them, and open again on what was made with the new one; the records stay (Z-25).
             await rerun_on_change(shared_secret, lambda secret: _serve_visitors(ground, secret))
@@ -126,6 +133,8 @@ class _Ground:
     sessions: Sessions
     access: AccessTracker
     outside: aiohttp.ClientSession
+    collector: Latest[Collector | None]
+    spans: Spans
 
 
 async def _serve_visitors(at: _Ground, secret: bytes) -> None:
@@ -154,25 +163,28 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         _keeping_tokens(ServerlessTokens(rules, outside, clock, health)) as serverless,
         serve_authorize(
             at.sockets["authorize"].dup(),
-            Checker(
-                rules,
-                sessions,
-                clock,
-                bearers=Bearers(
-                    sessions=sessions,
-                    backend=databroker,
-                    http=outside,
-                    clock=clock,
-                    shared_key=secret,
-                    cluster=cluster,
-                    health=health,
-                ),
-                serverless=serverless,
-                access=at.access,
-                denials=board.denials,
-                sign_in_url=SignInLinks(server_key.latest, full_version()),
-                wait_for_rules=RULES_SECONDS,
-            ).check,
+            traced(
+                Checker(
+                    rules,
+                    sessions,
+                    clock,
+                    bearers=Bearers(
+                        sessions=sessions,
+                        backend=databroker,
+                        http=outside,
+                        clock=clock,
+                        shared_key=secret,
+                        cluster=cluster,
+                        health=health,
+                    ),
+                    serverless=serverless,
+                    access=at.access,
+                    denials=board.denials,
+                    sign_in_url=SignInLinks(server_key.latest, full_version()),
+                    wait_for_rules=RULES_SECONDS,
+                ).check,
+                at.spans,
+            ),
         ),
         serve_pages(
             at.sockets["pages"].dup(),
@@ -187,6 +199,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
                 server_key=server_key,
                 mixed_cluster=settings.local.mixed_cluster,
             ),
+            spans=at.spans,
         ),
         _run_envoy(settings, board, at.keeper, clock) as (ads, admin),
     ):
@@ -210,7 +223,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         builder = RulesBuilder(shared_key=secret, signer=signer)
         local = await _local_addresses(settings.runtime_dir)
         feeder = Feeder(config, ads, local, board, rules, keys, builder, site, at.link.token.secrets, note)
-        await _feed_envoy(supply, feeder, admin, board, at.keeper, clock, wanted)
+        await _feed_envoy(supply, feeder, admin, board, at.keeper, clock, wanted, at.collector)
 
 
 def _providers(http: aiohttp.ClientSession, clock: Clock, shared_secret: bytes) -> Providers:
@@ -264,6 +277,7 @@ async def _feed_envoy(
     keeper: KeeperLink,
     clock: Clock,
     wanted: Latest[Listener | None],
+    collector: Latest[Collector | None],
 ) -> None:
     """Give Envoy each newest configuration until cancelled, and tell the keeper when it serves."""
     async with asyncio.TaskGroup() as group:
@@ -273,6 +287,7 @@ async def _feed_envoy(
         group.create_task(follow_log_level(feeder.config, "info"), name="agent-log-level")
         group.create_task(_tell_ready(board, keeper), name="tell-ready")
         group.create_task(follow_address(feeder.config, wanted), name="databroker-address")
+        group.create_task(follow_tracing(feeder.config, collector), name="tracing")
 
 
 async def _tell_ready(board: Board, keeper: KeeperLink) -> None:

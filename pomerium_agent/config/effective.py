@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from pomerium_agent.config import login_values, values
+from pomerium_agent.config import login_values, tracing_values, values
 from pomerium_agent.config.access import parse_bearer_format, parse_issuer_format
 from pomerium_agent.config.addresses import parse_address
 from pomerium_agent.config.client_certificates import asks_for_certificates, parse_client_certificates
@@ -28,6 +28,7 @@ from pomerium_agent.config.snapshot import (
     Settings,
 )
 from pomerium_agent.config.sourced import MergedSettings
+from pomerium_agent.config.tracing import NO_TRACING, Tracing
 from pomerium_agent.config.trust import ClientCertificates
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Local
@@ -97,6 +98,7 @@ _DNS_PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("dns_refresh_rate", "refresh_rate", values.parse_refresh_rate),
     ("dns_failure_refresh_rate", "failure_refresh_rate", values.parse_refresh_rate),
 )
+_TRACING_PARSERS: tuple[tuple[str, str, Parser], ...] = tracing_values.PARSERS
 # Empty texts that mean "not configured" rather than a value that cannot be read.
 _EMPTY_IS_UNSET = frozenset(
     (
@@ -104,6 +106,8 @@ _EMPTY_IS_UNSET = frozenset(
         "signing_key",
         "envoy_bind_config_source_address",
         "cookie_name",
+        "otel_exporter_otlp_endpoint",
+        "otel_exporter_otlp_traces_endpoint",
         "google_cloud_serverless_authentication_service_account",
         *login_values.EMPTY_IS_UNSET,
     )
@@ -128,6 +132,9 @@ def effective_settings(
     if "proxy_log_level" not in merged.origin:
         found["proxy_log_level"] = found["log_level"]
     dns = reader.read_all(_DNS_PARSERS, previous.dns if previous else DnsOptions(), DnsOptions())
+    tracing = reader.read_all(_TRACING_PARSERS, previous.tracing if previous else NO_TRACING, NO_TRACING)
+    if local.tracing_off:
+        tracing["exporter"] = False
     login_read = reader.read_login(previous.login_read if previous else None)
     login = login_values.read_login(login_read, merged.message.runtime_flags, shared_secret, local.force_flow)
     insecure = bool(found["insecure_server"])
@@ -135,6 +142,7 @@ def effective_settings(
     settings = Settings(
         **found,
         dns=DnsOptions(**dns),
+        tracing=Tracing(**tracing),
         certificates=certificates,
         address=address,
         http_redirect=redirect,

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pomerium_agent.config.login import Login
+from pomerium_agent.config.tracing import NO_TRACING, Tracing
 from pomerium_agent.config.trust import NO_CLIENT_CERTIFICATES, ClientCertificates
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.settings import Secret
@@ -456,6 +457,7 @@ class Settings:
     branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
     client_certificates: ClientCertificates = NO_CLIENT_CERTIFICATES
     identity_providers: tuple[IdentityProvider, ...] = ()  # those that can be used, by name
+    tracing: Tracing = NO_TRACING
     google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are
 
 

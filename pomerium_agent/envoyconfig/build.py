@@ -22,6 +22,7 @@ from pomerium_agent.envoyconfig.resources import (
     resource,
 )
 from pomerium_agent.envoyconfig.route_table import TableCache, build_route_table
+from pomerium_agent.envoyconfig.tracing import build_collector
 from pomerium_agent.envoyconfig.upstream_tls import build_system_ca
 
 
@@ -57,10 +58,11 @@ def build_resources(snapshot: ConfigSnapshot, local: LocalAddresses, cache: Buil
     if asked is not Asking.NOT:
         secrets.append(build_client_ca(snapshot))
     agent = [resource(cluster.name, cluster) for cluster in build_agent_clusters(local, settings)]
+    collector = [resource(cluster.name, cluster) for cluster in build_collector(settings)]
     return EnvoyResources(
         MappingProxyType(
             {
-                CLUSTER: by_name((*agent, *_clusters(snapshot, cache))),
+                CLUSTER: by_name((*agent, *collector, *_clusters(snapshot, cache))),
                 LISTENER: by_name(resource(each.name, each) for each in build_listeners(settings, local, asked)),
                 ROUTES: by_name((build_route_table(snapshot, cache.table),)),
                 SECRET: by_name(resource(secret.name, secret) for secret in secrets),

@@ -12,6 +12,7 @@ from pomerium_agent.envoyconfig.local import LocalAddresses
 from pomerium_agent.envoyconfig.local_replies import build_local_replies
 from pomerium_agent.envoyconfig.protocols import build_http1
 from pomerium_agent.envoyconfig.route_table import MAIN_ROUTES
+from pomerium_agent.envoyconfig.tracing import build_tracing
 from pomerium_agent.envoyconfig.wire import any_of, by_ads, duration
 from pomerium_agent.pb.envoy.config.core.v3 import address_pb2, protocol_pb2
 from pomerium_agent.pb.envoy.config.listener.v3 import listener_components_pb2
@@ -66,6 +67,7 @@ def build_main(settings: Settings, local: LocalAddresses, asked: Asking = Asking
             merge_slashes=settings.merge_slashes,
             path_with_escaped_slashes_action=settings.escaped_slashes.value,
             always_set_request_id_in_response=True,
+            tracing=build_tracing(settings.tracing),
         )
     )
 
