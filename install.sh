@@ -26,7 +26,7 @@ Options of install and upgrade
 
 The token is read from POMERIUM_ZERO_TOKEN, from the file POMERIUM_ZERO_TOKEN_FILE, or from the terminal.
 CLUSTER_API_ENDPOINT, CONNECT_SERVER_ENDPOINT, POMERIUM_OTEL_ENDPOINT, ADDRESS, HTTP_REDIRECT_ADDR, GRPC_ADDRESS,
-HEALTH_CHECK_ADDR, ENVOY_CONCURRENCY, LOG_LEVEL, BOOTSTRAP_CONFIG_WRITEBACK_URI, SSL_CERT_FILE and
+HEALTH_CHECK_ADDR, METRICS_ADDRESS, ENVOY_CONCURRENCY, LOG_LEVEL, BOOTSTRAP_CONFIG_WRITEBACK_URI, SSL_CERT_FILE and
 POMERIUM_AGENT_ON_REFUSED are kept for the service when they are set; set but empty means: no longer.
 POMERIUM_AGENT_PYTHON names the Python to use.
 END
@@ -35,7 +35,7 @@ END
 constants() {
     readonly SCRIPT_VERSION=0.1.0
     readonly SETTINGS="CLUSTER_API_ENDPOINT CONNECT_SERVER_ENDPOINT POMERIUM_OTEL_ENDPOINT ADDRESS HTTP_REDIRECT_ADDR \
-GRPC_ADDRESS HEALTH_CHECK_ADDR ENVOY_CONCURRENCY LOG_LEVEL BOOTSTRAP_CONFIG_WRITEBACK_URI SSL_CERT_FILE \
+GRPC_ADDRESS HEALTH_CHECK_ADDR METRICS_ADDRESS ENVOY_CONCURRENCY LOG_LEVEL BOOTSTRAP_CONFIG_WRITEBACK_URI SSL_CERT_FILE \
 POMERIUM_AGENT_ON_REFUSED"
     readonly UV="uv>=0.9,<1" # brings a Python where the distribution has none that is new enough
     readonly CLOCK_MAY_DIFFER=60 SPACE_KB=600000 STAYS_UP=4
@@ -159,7 +159,7 @@ check_ports() {
     if [ -z "$ROOT" ] && systemctl is-active --quiet pomerium-agent 2>/dev/null; then
         return 0 # it holds them itself
     fi
-    for name in ADDRESS HTTP_REDIRECT_ADDR HEALTH_CHECK_ADDR GRPC_ADDRESS; do
+    for name in ADDRESS HTTP_REDIRECT_ADDR HEALTH_CHECK_ADDR GRPC_ADDRESS METRICS_ADDRESS; do
         address=$(setting "$name")
         [ "$name" != ADDRESS ] || address=${address:-:443}
         [ -n "$address" ] || continue

@@ -48,6 +48,7 @@ async def run_drill(place: Path, *, memory: bool) -> tuple[Section, list[str]]:
         if not memory and _has_database():
             drill.postgres = await asyncio.to_thread(stack.enter_context, run_postgres())
             await cluster.verb("console", "cluster", "set-storage", CLUSTER, drill.postgres.url())
+        await drill.login.start()
         await drill.apply()
         verb = ("console", "service-account", "create", "robot", "--cluster", CLUSTER, "--json")
         drill.robot = json.loads(await cluster.verb(*verb))["headers"]

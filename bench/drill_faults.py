@@ -3,7 +3,9 @@
 import asyncio
 import signal
 
+from bench.drill_login import almost_in, is_told, log_in
 from bench.drill_world import CLUSTER, Drill
+from pomerium_agent.demo.playground import visitor
 
 
 async def faults(drill: Drill) -> None:
@@ -27,6 +29,7 @@ async def faults(drill: Drill) -> None:
         await drill.restart()
 
     await rotations(drill)
+    await provider_away(drill)
     await drill.fault("control plane: refuses connections", drill.kill_console, drill.start_console)
     await drill.fault("control plane: accepts and hangs", freeze, thaw)
     await drill.fault("agent of one: killed", lambda: drill.kill("agent"), nothing)
@@ -74,3 +77,21 @@ async def rotations(drill: Drill) -> None:
 
     await drill.fault("token rotated with overlap", with_overlap, move_and_end)
     await drill.fault("token rotated without overlap, told to serve on", without_overlap, move)
+
+
+async def provider_away(drill: Drill) -> None:
+    """The identity provider: those who are in stay in, and who is about to come in is told."""
+    name, url, ca_file = "identity provider: away", drill.url("one", "private"), drill.cluster.ca_file
+    async with visitor(ca_file) as inside, visitor(ca_file) as outside:
+        await log_in(inside, url)
+        back = await almost_in(outside, url)
+
+        async def again() -> None:
+            if not await is_told(outside, back):
+                drill.broken.append(f"{name}: a new login was not told so")
+            await drill.login.start()
+
+        async with drill.person(inside):
+            await drill.fault(name, drill.login.stop, again)
+        if drill.tally.failed:
+            drill.broken.append(f"{name}: requests failed: {drill.tally.failed}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from bench.drill_login import Login
 from bench.report import Cell
 from pomerium_agent.demo.playground import Cluster, ConsoleAt, ReplicaAt, free_port, run_console
 from pomerium_agent.demo.postgres import PostgresServer
@@ -57,6 +58,7 @@ class Drill:
         self.console: ConsoleAt | None = cluster.console
         self.postgres: PostgresServer | None = None
         self.ports = {"one": free_port(), "two": free_port()}
+        self.login = Login(f"https://authenticate.{cluster.domain}:{self.ports['one']}")
         self.running: dict[str, tuple[ReplicaAt, AsyncExitStack]] = {}
         self.robot: Mapping[str, str] = {}
         self.tally = Tally()
@@ -131,6 +133,7 @@ class Drill:
         for _, stack in self.running.values():
             await stack.aclose()
         await self._consoles.aclose()
+        await self.login.stop()
 
     # Who asks meanwhile.
 
@@ -142,13 +145,24 @@ class Drill:
             for task in tasks:
                 task.cancel()
 
-    async def _ask(self, name: str, host: str) -> None:
-        url = f"https://{host}.{self.cluster.domain}:{self.ports[name]}/"
-        headers = dict(self.robot) if host == "private" else {}
+    @asynccontextmanager
+    async def person(self, client: aiohttp.ClientSession) -> AsyncIterator[None]:
+        """Somebody who is signed in asks replica one too."""
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self._ask("one", "private", client))
+            yield
+            task.cancel()
+
+    def url(self, name: str, host: str) -> str:
+        return f"https://{host}.{self.cluster.domain}:{self.ports[name]}/"
+
+    async def _ask(self, name: str, host: str, person: aiohttp.ClientSession | None = None) -> None:
+        url, client = self.url(name, host), person or self.client
+        headers = dict(self.robot) if host == "private" and person is None else {}
         while True:
             tally = self.tally
             try:
-                async with self.client.get(url, headers=headers, allow_redirects=False) as response:
+                async with client.get(url, headers=headers, allow_redirects=False) as response:
                     await response.read()
                     good = response.status == 200
             except (OSError, aiohttp.ClientError, TimeoutError):
@@ -159,7 +173,7 @@ class Drill:
     async def apply(self) -> None:
         self.number += 1
         routes = ROUTES.format(domain=self.cluster.domain, upstream=self.upstream)
-        await self.cluster.apply("routes:" + routes + NEWS.format(number=self.number))
+        await self.cluster.apply(self.login.settings + "routes:" + routes + NEWS.format(number=self.number))
 
     async def news(self) -> float:
         """Change the configuration; seconds until both replicas serve the change."""

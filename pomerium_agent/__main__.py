@@ -4,6 +4,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
+from pomerium_agent.cli.plain import plain_lines
 from pomerium_agent.errors import AgentError, Refused, SettingsError
 
 STOPPED, BUG, SETTINGS, REFUSED = 0, 1, 2, 3
@@ -27,11 +28,11 @@ def exit_code(error: BaseException) -> int:
     for kind, code in ((Refused, REFUSED), (SettingsError, SETTINGS)):
         for leaf in leaves:
             if isinstance(leaf, kind):
-                print(f"pomerium-agent: {leaf}", file=sys.stderr)  # noqa: T201
+                print(f"pomerium-agent: {plain_lines(str(leaf))}", file=sys.stderr)  # noqa: T201
                 return code
     if all(isinstance(leaf, AgentError) for leaf in leaves):
         for leaf in leaves:
-            print(f"pomerium-agent: {leaf}", file=sys.stderr)  # noqa: T201
+            print(f"pomerium-agent: {plain_lines(str(leaf))}", file=sys.stderr)  # noqa: T201
         return BUG
     traceback.print_exception(error)
     return BUG

@@ -75,6 +75,7 @@ class Local:
     http_redirect_addr: str = ""
     health_check_addr: str = ""
     grpc_address: str = ""  # where clients outside reach the databroker
+    metrics_address: str = ""  # where metrics are scraped
     concurrency: int = 0  # Envoy workers; 0: one per CPU this process may use
     mixed_cluster: bool = False  # replicas of another make share it (authenticate 8.7, 10)
     drain_notice: float = 0.0  # seconds between "not ready" and the first connection that is closed
@@ -289,6 +290,7 @@ def _local(env: Mapping[str, str]) -> Local:
         http_redirect_addr=_address(env, "HTTP_REDIRECT_ADDR", ":8080"),
         health_check_addr=_address(env, "HEALTH_CHECK_ADDR", "127.0.0.1:28080"),
         grpc_address=_address(env, "GRPC_ADDRESS", "127.0.0.1:5443"),
+        metrics_address=_address(env, "METRICS_ADDRESS", "127.0.0.1:9902"),
         concurrency=int(text) if text else 0,
         mixed_cluster=_yes(env, "POMERIUM_AGENT_MIXED_CLUSTER"),
         drain_notice=_seconds(env, "POMERIUM_AGENT_DRAIN_NOTICE", 0.0),

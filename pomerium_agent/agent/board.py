@@ -8,6 +8,7 @@ from datetime import datetime
 from pomerium_agent.agent.people import People
 from pomerium_agent.authorize import Denials
 from pomerium_agent.config import Compiled
+from pomerium_agent.databroker import Databroker, ServerInfo
 from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.runtime.health import Health
@@ -27,6 +28,8 @@ class Board:
     metrics: Metrics = field(default_factory=Metrics)
     denials: Denials = field(default_factory=Denials)
     people: People | None = None
+    databroker: Databroker | None = None
+    log_ends: ServerInfo | None = None  # of the store of records, when metrics were last asked for
     link: Link | None = None
     offered: Compiled | None = None
     ads: AdsServer | None = None

@@ -1,7 +1,6 @@
 """The last configuration that Envoy took, kept on this machine: sealed, whole, with its age (architecture 4.4).
 
-A replica that starts while its control plane is away serves from it, whatever its storage. With it are the service
-accounts of that time, since they come from the control plane as the routes do. It is sealed with a key
+A replica that starts while its control plane is away serves from it, whatever its storage. It is sealed with a key
 that follows from the cluster token, since it holds certificates and secrets.
 """
 
@@ -9,19 +8,16 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import structlog
 
 from pomerium_agent.errors import ConfigRejected
 from pomerium_agent.handoff.keys import purpose_key
 from pomerium_agent.records import Payload, Record
-from pomerium_agent.sessions.entries import AccountEntry
 from pomerium_agent.zero.bootstrap_file import DIRECTORY_MODE, keep_previous, previous_of, write_atomically
 from pomerium_agent.zero.seal import seal, unseal
 
@@ -31,18 +27,17 @@ VERSION = 1
 HEADER = b"pomerium-agent last-good "  # then the version and a line feed, in the clear: a later one may seal otherwise
 HEADER_BYTES = len(HEADER) + 8
 NAME = "last-good.sealed"
-NO_ACCOUNTS: Mapping[str, AccountEntry] = MappingProxyType({})
 MAX_BYTES = 1 << 28  # of a file that somebody else may have put there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What was in force, and since when it was known to be."""
+    """What was in force, and since when it was known to be; `callers` are the records of service accounts."""
 
     digest: str
     at: datetime
     records: tuple[Record, ...] = field(repr=False)
-    accounts: Mapping[str, AccountEntry] = field(default_factory=lambda: NO_ACCOUNTS, repr=False)  # by id
+    callers: tuple[Record, ...] = field(default=(), repr=False)
 
 
 class LastGood:
@@ -136,20 +131,12 @@ def open_kept(key: bytes, content: bytes) -> Kept:
 
 def dump_kept(kept: Kept) -> bytes:
     """As the file holds it, before it is sealed."""
-    records = [
-        {
-            "type": record.type,
-            "id": record.id,
-            "url": record.data.type_url,
-            "data": base64.b64encode(record.data.value).decode(),
-        }
-        for record in kept.records
-        if record.data is not None
-    ]
-    accounts = [
-        {"id": id, "user": account.user_id, "expires": account.expires_at} for id, account in kept.accounts.items()
-    ]
-    said = {"digest": kept.digest, "at": kept.at.timestamp(), "records": records, "accounts": accounts}
+    said = {
+        "digest": kept.digest,
+        "at": kept.at.timestamp(),
+        "records": _dump_records(kept.records),
+        "callers": _dump_records(kept.callers),
+    }
     return json.dumps(said, separators=(",", ":")).encode()
 
 
@@ -161,7 +148,7 @@ def parse_kept(text: bytes) -> Kept:
             digest=str(said["digest"]),
             at=datetime.fromtimestamp(said["at"], UTC),
             records=tuple(_record(each) for each in said["records"]),
-            accounts=dict(_account(each) for each in said.get("accounts", ())),
+            callers=tuple(_record(each) for each in said.get("callers", ())),  # the first releases kept none
         )
     except (
         ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError, binascii.Error,
@@ -169,11 +156,17 @@ def parse_kept(text: bytes) -> Kept:
         raise ConfigRejected(f"its content cannot be read ({type(error).__name__})") from None
 
 
-def _account(said: Mapping[str, Any]) -> tuple[str, AccountEntry]:
-    expires = said["expires"]
-    return str(said["id"]), AccountEntry(
-        user_id=str(said["user"]), expires_at=None if expires is None else float(expires)
-    )
+def _dump_records(records: Iterable[Record]) -> list[dict[str, str]]:
+    return [
+        {
+            "type": record.type,
+            "id": record.id,
+            "url": record.data.type_url,
+            "data": base64.b64encode(record.data.value).decode(),
+        }
+        for record in records
+        if record.data is not None
+    ]
 
 
 def _record(said: dict[str, str]) -> Record:

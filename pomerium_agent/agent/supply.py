@@ -5,7 +5,7 @@ served by a replica that has nothing else to serve, and to an Envoy that has the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,17 +13,18 @@ from typing import Any
 import structlog
 
 from pomerium_agent.agent.board import Board
+from pomerium_agent.agent.callers import Callers, follow_callers
 from pomerium_agent.agent.handed import Handed
 from pomerium_agent.agent.last_good import Kept, LastGood
 from pomerium_agent.config import Compiled
 from pomerium_agent.databroker import Backend, MemoryBackend
 from pomerium_agent.errors import ConfigRejected
+from pomerium_agent.records import Record
 from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.waiting import first_of
-from pomerium_agent.sessions.entries import AccountEntry
 from pomerium_agent.sessions.live import Sessions
 from pomerium_agent.zero import DerivedSecrets
 
@@ -51,7 +52,7 @@ class Supply:
     last_good: LastGood
     board: Board
     clock: Clock
-    sessions: Sessions
+    sessions: Sessions  # which service accounts are lent to while what is stale is served
     handed: Handed | None = None
     secrets: Latest[DerivedSecrets] | None = None  # of the cluster token; with another one, all is sealed anew
     _live: bool = False  # `config` is what the databroker says
@@ -65,8 +66,10 @@ class Supply:
         # An empty databroker is not an empty configuration. Until the control plane has told us what there is,
         # an Envoy that we adopted keeps what an agent before us gave it.
         await until(self.filled)
+        callers: Latest[Callers] = Latest(None)
         async with self.open_config(self.databroker) as live, asyncio.TaskGroup() as group:
-            group.create_task(self._keep(), name="keep-last-good")
+            group.create_task(follow_callers(self.databroker, callers, self.clock), name="follow-callers")
+            group.create_task(self._keep(callers), name="keep-last-good")
             await self._pass_on(live, live=True)
 
     async def _serve_stale(self) -> None:
@@ -94,11 +97,16 @@ class Supply:
             {"kept_at": at, "digest": kept.digest},
         )
         self.board.stale = kept.at
-        self.sessions.lend_accounts(kept.accounts)
         store = MemoryBackend(self.clock)
         await store.put(kept.records)
-        async with self.open_config(store) as stale:
-            await first_of(until(self.filled), self._pass_on(stale))
+        self.sessions.lend(kept.callers, self.clock.now())
+        try:
+            async with self.open_config(store) as stale:
+                await first_of(until(self.filled), self._pass_on(stale))
+        finally:
+            # Not when the first configuration is live: one that cannot be compiled must not keep an account that the
+            # control plane has revoked.
+            await self.sessions.take_back()
         await store.close()
 
     def _envoy_has_another(self, kept: Kept) -> bool:
@@ -115,28 +123,26 @@ class Supply:
                     continue
                 self._live = live
                 if live:
-                    await self.sessions.take_back_accounts()
                     self.board.stale = None
                 self.config.set(each)
 
-    async def _keep(self) -> None:
+    async def _keep(self, callers: Latest[Callers]) -> None:
         """Write down what Envoy took: once for each, again after a failure, and never in anybody's way."""
-        written: tuple[str, Mapping[str, AccountEntry]] | None = None
+        written: tuple[str, Callers] = ("", None)
         sealed_with = self.secrets.value if self.secrets else None
-        cells = (self.board.in_force, self.config, self.sessions.accounts, *((self.secrets,) if self.secrets else ()))
+        cells = (self.board.in_force, self.config, callers, *((self.secrets,) if self.secrets else ()))
         async with _woken_by(*cells) as woken:
             while True:
                 await woken.wait()
                 woken.clear()
                 if self.secrets is not None and self.secrets.value is not sealed_with:
-                    written, sealed_with = None, self.secrets.value
+                    written, sealed_with = ("", None), self.secrets.value
                     self.last_good.rekey(sealed_with.file_key)
-                compiled = self._in_force()
-                accounts = self.sessions.accounts.value
-                if compiled is None or (compiled.snapshot.digest, accounts) == written:
+                compiled, called = self._in_force(), callers.value
+                if compiled is None or called is None or (compiled.snapshot.digest, called) == written:
                     continue
-                if await self._write(compiled, accounts):
-                    written = compiled.snapshot.digest, accounts
+                if await self._write(compiled, called):
+                    written = compiled.snapshot.digest, called
                     self._backoff.reset()
                     await self.clock.sleep(KEEP_EVERY)
                 else:
@@ -146,13 +152,14 @@ class Supply:
     def _in_force(self) -> Compiled | None:
         """What the databroker says, whole, and Envoy has taken."""
         compiled = self.config.value
-        if compiled is None or not self._live or not compiled.whole or not self.sessions.loaded:
+        if compiled is None or not self._live or not compiled.whole:
             return None
         return compiled if compiled.snapshot.digest == self.board.in_force.value else None
 
-    async def _write(self, compiled: Compiled, accounts: Mapping[str, AccountEntry]) -> bool:
+    async def _write(self, compiled: Compiled, callers: tuple[Record, ...]) -> bool:
         health, path = self.board.health, self.last_good.path
-        kept = Kept(digest=compiled.snapshot.digest, at=self.clock.now(), records=compiled.records, accounts=accounts)
+        digest, records = compiled.snapshot.digest, compiled.records
+        kept = Kept(digest=digest, at=self.clock.now(), records=records, callers=callers)
         try:
             await self.last_good.save(kept)
         except OSError as error:

@@ -85,7 +85,7 @@ async def _sealed(desk: Desk, visit: Visit) -> web.Response:
     except NotBelieved as error:  # of the service's word, a thing of the link (N-18)
         raise HandoffRejected(str(error)) from error
     token = sign_handle(handle, site.shared_key)
-    _tell(visit, handle, programmatic=programmatic)
+    _tell(desk, visit, handle, programmatic=programmatic)
     return _land(visit, token, target, now, programmatic=programmatic, ours=ours)
 
 
@@ -111,7 +111,7 @@ async def _signed(desk: Desk, visit: Visit) -> web.Response:
     await use_once(desk.backend, "signed", payload, now=now, until=_time(inner, SIGNED_EXPIRY, 1))
     ours = ours or inner.get(CHAINED) == "true"
     hosts = [host for host in inner.get(ADDITIONAL_HOSTS, "").split(",") if host]
-    _tell(visit, handle, programmatic=programmatic)
+    _tell(desk, visit, handle, programmatic=programmatic)
     if not hosts:
         return _land(visit, token, target, now, programmatic=programmatic, ours=ours)
     further = _next_host(visit, hosts, now)
@@ -191,7 +191,8 @@ def _time(inner: Mapping[str, str], name: str, scale: int) -> datetime:
         raise HandoffRejected(f"{name} is no time") from None
 
 
-def _tell(visit: Visit, handle: Handle, *, programmatic: bool) -> None:
+def _tell(desk: Desk, visit: Visit, handle: Handle, *, programmatic: bool) -> None:
+    desk.metrics.logins.labels("success").inc()
     log.info(
         "signed in",
         user_id=handle.user_id,

@@ -1,6 +1,6 @@
 """What every page of ours has at hand: the configuration, who is signed in, the store, the providers, the time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
@@ -10,6 +10,7 @@ from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.idp import Providers
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.sessions.live import Sessions
 
 
@@ -25,3 +26,4 @@ class Desk:
     providers: Providers
     server_key: ServerKey
     mixed_cluster: bool = False  # replicas of another make share it: they bind no login, and prove nothing (G-3, 8.7)
+    metrics: Metrics = field(default_factory=Metrics)

@@ -20,7 +20,7 @@ from pomerium_agent.authenticate.rate import Rate
 from pomerium_agent.authenticate.sign_in import TRACE
 from pomerium_agent.authenticate.verify import MAX_BODY, Verifier
 from pomerium_agent.authenticate.visit import Visit
-from pomerium_agent.errors import AgentError
+from pomerium_agent.errors import AgentError, Retryable
 from pomerium_agent.handoff.nonce import CALLBACK_PATH
 from pomerium_agent.handoff.sign_in import SIGN_IN_PATH
 from pomerium_agent.look import Icon, Message, render_message, security_headers
@@ -43,6 +43,7 @@ PAGE = render_message(
     )
 )
 NOT_FOUND = "Not Found: there is no page of the login service at this address"
+ENDS_OF_LOGINS: tuple[Page, ...] = (callback.callback, sign_in.oauth_callback)
 ROBOTS = "User-agent: *\nDisallow: /\n"
 
 
@@ -160,6 +161,8 @@ def _answering(desk: Desk, page: Page, place: Place) -> Handler:
         try:
             return await page(desk, visit)
         except AgentError as error:
+            if page in ENDS_OF_LOGINS:
+                desk.metrics.logins.labels("unavailable" if isinstance(error, Retryable) else "refused").inc()
             return with_cookies(refuse(visit, error), visit.parting_cookies)
 
     return answer

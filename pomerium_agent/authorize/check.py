@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
+from time import perf_counter_ns
 from typing import NamedTuple
 
 from pomerium_agent.authorize.admit import OWN_PAGES, admit
@@ -29,6 +30,7 @@ from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckReque
 from pomerium_agent.runtime.clock import Clock, SystemClock
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.log import direct_output
+from pomerium_agent.runtime.tally import Tally
 from pomerium_agent.runtime.waiting import first_of
 from pomerium_agent.sessions.access import AccessTracker
 from pomerium_agent.sessions.assertion import Assertions
@@ -112,6 +114,7 @@ class Checker:
         sign_in_url: SignInUrl = signed_sign_in,
         remembered: int = REMEMBERED,
         wait_for_rules: float = 0.0,
+        tally: Tally | None = None,
     ) -> None:
         self._rules = rules
         self._sessions = sessions
@@ -124,6 +127,7 @@ class Checker:
         self._loops = LoopDetector()
         self._remembered = remembered
         self._wait_for_rules = wait_for_rules
+        self._tally = Tally() if tally is None else tally
         self._assertions: Assertions | None = None
         self._generation = _Generation(rules.value, sessions, clock, remembered)
 
@@ -133,6 +137,27 @@ class Checker:
         Raises, or its awaitable does, when there is no answer: DecodeError, DatabrokerUnavailable (A-8),
         ProviderUnavailable. The server fails that call then.
         """
+        began = perf_counter_ns()
+        try:
+            answer = self._answer(message)
+        except Exception:
+            self._tally.failed += 1
+            raise
+        if isinstance(answer, bytes):
+            self._tally.took(perf_counter_ns() - began)
+            return answer
+        return self._timed(answer, began)
+
+    async def _timed(self, answer: Awaitable[bytes], began: int) -> bytes:
+        try:
+            found = await answer
+        except Exception:
+            self._tally.failed += 1
+            raise
+        self._tally.took(perf_counter_ns() - began)
+        return found
+
+    def _answer(self, message: bytes) -> bytes | Awaitable[bytes]:
         request = CheckRequest.FromString(message)
         generation = self._current()
         answer = self._again(request, generation)
@@ -152,7 +177,7 @@ class Checker:
         await first_of(self._ruled(), self._clock.sleep(self._wait_for_rules))
         if self._rules.value is NO_RULES:
             raise DatabrokerUnavailable("there is no configuration to decide by yet")
-        answer = self.check(message)
+        answer = self._answer(message)
         return answer if isinstance(answer, bytes) else await answer
 
     async def _ruled(self) -> None:
@@ -208,6 +233,8 @@ class Checker:
         if output is None or found.line is None:
             return self._repeat(_Asked(gather(request), generation, way.route, carried.presented), found, now)
         self._note(found.who, now)
+        found.counted.count += 1
+        self._tally.remembered += 1
         if not output.silent:
             output.info_line(EVENT, found.line.fields(glance))
         return found.answer + carried.removal if way.removes_cookie else found.answer
@@ -275,6 +302,8 @@ class Checker:
     def _repeat(self, asked: _Asked, found: Remembered, now: datetime) -> bytes:
         case = Case(question=asked.question, route=asked.route, who=found.who, now=now)
         self._note(found.who, now)
+        found.counted.count += 1
+        self._tally.remembered += 1
         fields = asked.generation.rules.log_fields
         write_record(case, found.decision, fields, found.removed_groups)
         if found.line is None:
@@ -288,6 +317,8 @@ class Checker:
         case = Case(question=asked.question, route=asked.route, who=who, certificate_valid=judged.valid, now=now)
         decision = decide(case)
         self._note(who, case.now)
+        counted = self._tally.cell(decision.kind.value, decision.reasons)
+        counted.count += 1
         if not decision.allowed:
             return self._deny(case, decision, rules)
         admission = admit(case, rules, self._assertions_of(rules), self._serverless_token(case.route))
@@ -295,7 +326,7 @@ class Checker:
         if slot is not None and who.handle == slot.handle:
             until = min(admission.until, judged.until)
             asked.generation.memory.keep(
-                slot.key, Remembered(admission.answer, until, who, decision, admission.removed_groups)
+                slot.key, Remembered(admission.answer, until, who, decision, admission.removed_groups, counted=counted)
             )
         return asked.generation.let_pass(asked, admission.answer)
 

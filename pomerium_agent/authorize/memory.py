@@ -11,7 +11,7 @@ Only permissions are remembered. An answer depends on four things, and each of t
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from pomerium_agent.authorize.admit import AUTHORIZATION, REQUEST_HEADERS, carries_handle
@@ -23,6 +23,7 @@ from pomerium_agent.authorize.rules import RouteRules
 from pomerium_agent.authorize.who import Who
 from pomerium_agent.config.templates import Reference
 from pomerium_agent.policy import Policy, RoutePolicy
+from pomerium_agent.runtime.tally import Cell
 from pomerium_agent.sessions.assertion import ASSERTION, ASSERTION_FOR
 from pomerium_agent.sessions.handle import Handle
 
@@ -53,6 +54,7 @@ class Remembered:
     decision: Decision
     removed_groups: int
     line: Line | None = None  # made when it is needed for the first time
+    counted: Cell = field(default_factory=Cell)  # where decisions like this one are
 
 
 class Memory:

@@ -24,7 +24,7 @@ def telemetry(
     as_json: AsJson = False,
 ) -> None:
     """Ask every connected replica for metrics, and show the latest answer of each. Without names, a useful few."""
-    from pomerium_agent.cli.sessions import plain
+    from pomerium_agent.cli.plain import plain
     from pomerium_agent.cli.telemetry import series
     from pomerium_agent.console.control import ask
     from pomerium_agent.console.store import open_store

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pomerium_agent.cli.plain import plain_lines
 from pomerium_agent.errors import SettingsError
 
 SAME, CHANGES = 0, 1
@@ -51,5 +52,5 @@ def diff(
     if as_json:
         print(json.dumps({"file": str(file), "differs": bool(found)} | found.to_json(), indent=2))
     else:
-        print("\n".join(found.lines()) or "nothing changes")
+        print(plain_lines("\n".join(found.lines())) or "nothing changes")
     raise typer.Exit(CHANGES if found else SAME)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pomerium_agent.cli.plain import plain_lines
 from pomerium_agent.cli.run import ConfigFile
 
 
@@ -24,9 +25,9 @@ def doctor(
     for finding in examine(os.environ, config, control_socket):
         found.append(finding)
         if not as_json:
-            print(f"{finding.state:<8} {finding.check}: {finding.found}", flush=True)
+            print(f"{finding.state:<8} {finding.check}: {plain_lines(finding.found)}", flush=True)
             if finding.remedy:
-                print(f"         fix: {finding.remedy}", flush=True)
+                print(f"         fix: {plain_lines(finding.remedy)}", flush=True)
     count = sum(finding.state is State.FAILED for finding in found)
     if as_json:
         print(json.dumps({"healthy": not count, "findings": [finding._asdict() for finding in found]}, indent=2))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pomerium_agent.cli.console_options import ClusterName, DataDir, default_data_dir
+from pomerium_agent.cli.plain import plain_lines
 from pomerium_agent.errors import SettingsError
 from pomerium_agent.pb.pomerium import config_pb2
 
@@ -42,7 +43,7 @@ def _write(config: config_pb2.Config, output: Path | None) -> None:
 
     exported = export_core(config)
     for note in exported.notes:
-        print(f"warning: {note}", file=sys.stderr)
+        print(f"warning: {plain_lines(note)}", file=sys.stderr)
     if output is None:
         sys.stdout.write(exported.text)
         return

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pomerium_agent.cli.plain import plain_lines
 from pomerium_agent.cli.status import UnixConnection, find_socket
 from pomerium_agent.errors import SettingsError
 
@@ -29,7 +30,7 @@ def health(
     except SettingsError as error:
         trouble = str(error)
     if trouble:
-        typer.echo(f"not healthy: {trouble}", err=True)
+        typer.echo(f"not healthy: {plain_lines(trouble)}", err=True)
         raise typer.Exit(1)
 
 

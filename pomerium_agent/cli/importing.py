@@ -27,6 +27,7 @@ def import_file(
     import sys
     from datetime import UTC, datetime
 
+    from pomerium_agent.cli.plain import plain
     from pomerium_agent.console.apply import check_file
     from pomerium_agent.console.complaints import FileRefused
     from pomerium_agent.console.core_config import read_core_config
@@ -58,7 +59,7 @@ def import_file(
         print(f"dry run: {count} route{'' if count == 1 else 's'} would be sent, and nothing was")
         return
     for warning in done.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {plain(warning)}", file=sys.stderr)
     for message in done.messages:
-        print(message)
+        print(plain(message))
     print(f"{file}: {count} route{'' if count == 1 else 's'} imported")

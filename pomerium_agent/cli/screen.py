@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from pomerium_agent.cli.plain import plain
 from pomerium_agent.cli.status import ago, in_force
 
 SOON = 14  # days before its end from which a certificate is worth a word
@@ -12,7 +13,14 @@ Seen = Mapping[str, Any]
 
 
 def screen(found: Seen, before: Seen | None = None) -> Iterator[str]:
-    """Its lines; `before` is the look before this one, for the requests per second."""
+    """Its lines; `before` is the look before this one, for the requests per second.
+
+    Much of it was written by a control plane, a server of the network, or a visitor.
+    """
+    return map(plain, _lines(found, before))
+
+
+def _lines(found: Seen, before: Seen | None) -> Iterator[str]:
     config, pids, statuses = found["config"], found["pids"], found["statuses"]
     now = datetime.fromisoformat(found["at"])
     yield f"replica       {found['instance']} on {found['host']}, version {found['version']}"
@@ -36,7 +44,7 @@ def screen(found: Seen, before: Seen | None = None) -> Iterator[str]:
         yield f"{word:<13} {fault['subject']}: {fault['field']}: {fault['reason']}; {fault['remedy']} [{fault['id']}]"
     for name, report in statuses.items():
         if report["error"]:
-            yield f"check         {name}: {report['error']}"
+            yield f"check         {name}: {'; '.join(report['error'].splitlines())}"
 
 
 def _check(report: Seen | None, attribute: str = "") -> str:

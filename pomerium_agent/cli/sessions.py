@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pomerium_agent.cli.plain import plain
 from pomerium_agent.errors import SettingsError
 
 sessions_app = typer.Typer(help="Who is signed in: list, show and revoke sessions.", no_args_is_help=True)
@@ -155,8 +156,3 @@ def whose(session: dict[str, Any]) -> str:
 
 def said(values: list[Any]) -> str:
     return ", ".join(plain(value if isinstance(value, str) else json.dumps(value)) for value in values)
-
-
-def plain(text: str) -> str:
-    """What others wrote, without what would move the cursor or the colours of a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -36,7 +36,7 @@ def show(
 
 def told(sent: dict[str, Any]) -> list[str]:
     """What was sent, in words."""
-    from pomerium_agent.cli.sessions import plain
+    from pomerium_agent.cli.plain import plain
 
     lines = ["health     the latest report of each check" if sent["health"] else "health     nothing was sent yet"]
     for each in sent["health"]:

@@ -106,7 +106,9 @@ async def open_tunnel(door: Door, trust: ssl.SSLContext) -> tuple[asyncio.Stream
                 reason = refusal(head, door)
                 if reason:
                     raise NotLetThrough(reason)
-            except BaseException:
+            except (
+                BaseException
+            ):  # also when cancelled: nobody else has the connection yet, so nobody else would close it
                 writer.transport.abort()
                 raise
             return reader, writer

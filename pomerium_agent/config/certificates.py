@@ -130,6 +130,14 @@ def fallback_certificate(secret: bytes) -> Certificate:
     return Certificate(id=_id(chain, key_text), chain=chain, key=key_text, names=("*",), self_signed_fallback=True)
 
 
+def check_certificate(chain: bytes, key: bytes) -> Certificate:
+    """One certificate that Envoy will take. Raises Unusable."""
+    outcome = _check(chain, key)
+    if isinstance(outcome, Unusable):
+        raise outcome
+    return outcome.certificate
+
+
 def _check(chain: bytes, key: bytes) -> Checked | Unusable:
     try:
         if not key.strip():

@@ -1,6 +1,7 @@
 """Merged settings → the settings in force: one bad setting keeps its value from before, the rest applies (R-4)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +16,7 @@ from pomerium_agent.config.durations import parse_duration
 from pomerium_agent.config.forwarding import parse_circuit_breakers
 from pomerium_agent.config.google import parse_google_account
 from pomerium_agent.config.identity_providers import parse_identity_providers
+from pomerium_agent.config.metrics import METRICS_PORT, read_metrics
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_keys
 from pomerium_agent.config.reference import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.routes import RouteContext
@@ -25,6 +27,7 @@ from pomerium_agent.config.snapshot import (
     Fault,
     GoogleAccount,
     IdentityProvider,
+    MetricsListener,
     Settings,
 )
 from pomerium_agent.config.sourced import MergedSettings
@@ -139,6 +142,7 @@ def effective_settings(
     login = login_values.read_login(login_read, merged.message.runtime_flags, shared_secret, local.force_flow)
     insecure = bool(found["insecure_server"])
     address, redirect = reader.address(local, 80 if insecure else 443), reader.redirect_address(local)
+    grpc_address = reader.grpc_address(local, taken=(address, redirect))
     settings = Settings(
         **found,
         dns=DnsOptions(**dns),
@@ -146,7 +150,8 @@ def effective_settings(
         certificates=certificates,
         address=address,
         http_redirect=redirect,
-        grpc_address=reader.grpc_address(local, taken=(address, redirect)),
+        grpc_address=grpc_address,
+        metrics=reader.metrics(local, taken=(address, redirect, grpc_address)),
         login=login,
         login_read=MappingProxyType(login_read),
         hosts_of_authenticate=login_values.hosts_of(login, merged.message),
@@ -223,6 +228,17 @@ class _Reader:
             )
             return None
         return found
+
+    def metrics(self, local: Local, *, taken: Sequence[Address | None]) -> MetricsListener | None:
+        """None when there is to be none, or when what guards it cannot be read."""
+        kept = self._previous.metrics if self._previous else None
+        found: object = self._local_address("METRICS_ADDRESS", local.metrics_address, METRICS_PORT)
+        if found is None and self._message.metrics_address.strip("\"' "):
+            parse = partial(parse_address, default_port=METRICS_PORT)
+            found = self._read("metrics_address", parse, kept.address if kept else None, None)
+        address = found if isinstance(found, Address) else None
+        ports = [each.port for each in taken if each is not None]
+        return read_metrics(self._message, address, kept, ports, self._complaints)
 
     def read_login(self, kept: Mapping[str, Any] | None) -> dict[str, Any]:
         """The settings of logging in, each by itself: one that cannot be read keeps its value from before."""

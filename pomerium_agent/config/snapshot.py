@@ -355,6 +355,16 @@ class Certificate:
     self_signed_fallback: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsListener:
+    """Where metrics are scraped, and who may: whoever knows, and proves, all that is not None (routes 7.5)."""
+
+    address: Address
+    basic_auth: Secret | None = None  # user:password
+    certificate: Certificate | None = None
+    client_ca: str | None = None  # PEM; never without a certificate of our own
+
+
 class Codec(Enum):
     AUTO = "AUTO"
     HTTP1 = "HTTP1"
@@ -418,6 +428,7 @@ class Settings:
     http_redirect: Address | None = None
     grpc_address: Address | None = None  # where clients outside reach the databroker; None: nowhere
     grpc_insecure: bool | None = None  # None: as the address has it, see `agent.databroker_address`
+    metrics: MetricsListener | None = None
     log_level: str = "info"
     proxy_log_level: str = "info"
     access_log_fields: tuple[str, ...] = DEFAULT_ACCESS_LOG_FIELDS

@@ -1,43 +1,29 @@
 """The cluster API (zero link 4, 11): what a replica asks over HTTP, answered from the store."""
 
 import asyncio
-import json
-import sqlite3
-import uuid
 from base64 import b64encode
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import format_datetime
+from datetime import datetime
 from xml.sax.saxutils import escape
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Middleware
 from yarl import URL
 
+from pomerium_agent.console.answers import ApiError, answer_errors, json_object
 from pomerium_agent.console.bearers import Bearer, Unauthenticated
-from pomerium_agent.console.bundle import BUNDLE_ID, CAPTURED_HEADERS, Bundle, build_bundle
+from pomerium_agent.console.bundle import BUNDLE_ID, CAPTURED_HEADERS
+from pomerium_agent.console.download import BuiltBundles, bundle_response
 from pomerium_agent.console.endpoints import PREFIX
 from pomerium_agent.console.gate import Gate
 from pomerium_agent.console.importing import ImportRefused, import_config, read_hints
 from pomerium_agent.console.sightings import SeenUser
 from pomerium_agent.console.store import Cluster
-from pomerium_agent.errors import SettingsError
 
 log = structlog.get_logger(__name__)
 
 MAX_BODY = 8 * 1024 * 1024  # a usage report of a large cluster
 STATUS_SOURCES = ("download_error", "io_error", "invalid_bundle", "databroker_error", "unknown_error")
-
-
-@dataclass(frozen=True, slots=True)
-class ApiError(Exception):
-    """An answer that is not the one asked for. The text goes to the caller (zero link 4.2, ErrorResponse)."""
-
-    status: int
-    text: str
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class ClusterApi:
@@ -49,15 +35,14 @@ class ClusterApi:
         self._signer = gate.signer
         self._clock = gate.clock
         self._public_url = public_url
-        self._bundles: dict[str, Bundle] = {}
-        self._building: dict[str, asyncio.Lock] = {}
+        self._bundles = BuiltBundles(gate.store)
 
     def application(self, *before: Middleware) -> web.Application:
         """The API below `/cluster/v1`, and the download of bundles, which needs no bearer.
 
         What comes `before` it is asked first, whatever the path.
         """
-        application = web.Application(middlewares=[*before, _answer_errors], client_max_size=MAX_BODY)
+        application = web.Application(middlewares=[*before, answer_errors], client_max_size=MAX_BODY)
         application.add_routes(
             [
                 web.post(f"{PREFIX}/exchangeToken", self.exchange_token),
@@ -76,7 +61,7 @@ class ClusterApi:
 
     async def exchange_token(self, request: web.Request) -> web.Response:
         """The cluster token for a bearer. 400 when no cluster has this token: the replica must not try again."""
-        body = await _json_object(request)
+        body = await json_object(request)
         token = body.get("refreshToken")
         if not isinstance(token, str) or not token:
             raise ApiError(400, "refreshToken is missing")
@@ -160,40 +145,7 @@ class ClusterApi:
         except Unauthenticated as error:
             text = f"<Error><Code>AccessDenied</Code><Message>{escape(str(error))}</Message></Error>"
             return web.Response(status=401, text=text, content_type="application/xml")
-        return _bundle_response(request, await self._bundle(cluster))
-
-    async def _bundle(self, cluster: Cluster) -> Bundle:
-        """The bundle of the version in force, built once however many replicas ask."""
-        async with self._building.setdefault(cluster.id, asyncio.Lock()):
-            known = self._bundles.get(cluster.id)
-            wanted = (cluster.version, cluster.accounts_version)
-            if known is None or (known.version, known.accounts_version) != wanted:
-                known = self._bundles[cluster.id] = await asyncio.to_thread(self._build, cluster.id)
-            return known
-
-    def _build(self, cluster_id: str) -> Bundle:
-        # The number before what it numbers: who changes an account in between has the bundle built once more.
-        cluster = self._store.cluster(cluster_id)
-        accounts = self._store.accounts.of(cluster_id)
-        config = self._store.config(cluster_id)
-        bundle = build_bundle(
-            config.config,
-            self._store.certificate(cluster_id),
-            version=config.version,
-            modified_at=max(config.created_at, cluster.accounts_changed_at or config.created_at),
-            accounts=accounts,
-            accounts_version=cluster.accounts_version,
-            login=self._store.logins.offer(),
-        )
-        log.info(
-            "bundle built",
-            cluster=cluster_id,
-            version=bundle.version,
-            service_accounts=len(accounts),
-            etag=bundle.etag,
-            bytes=len(bundle.gzipped),
-        )
-        return bundle
+        return bundle_response(request, await self._bundles.get(cluster))
 
     # --- reports ----------------------------------------------------------------------------------
 
@@ -201,7 +153,7 @@ class ClusterApi:
         """What became of a bundle at a replica."""
         cluster = await self._cluster(request)
         bundle_id = _bundle_id(request)
-        body = await _json_object(request)
+        body = await json_object(request)
         match body:
             case {"success": {"metadata": dict(metadata)}}:
                 status: dict[str, object] = {"success": {"metadata": {str(k): str(v) for k, v in metadata.items()}}}
@@ -221,7 +173,7 @@ class ClusterApi:
     async def report_usage(self, request: web.Request) -> web.Response:
         """Who signed in, by pseudonym."""
         cluster = await self._cluster(request)
-        body = await _json_object(request)
+        body = await json_object(request)
         users = body.get("users")
         if not isinstance(users, list):
             raise ApiError(400, "users is missing")
@@ -241,37 +193,6 @@ class ClusterApi:
         return web.json_response(done.to_json())
 
 
-def _bundle_response(request: web.Request, bundle: Bundle) -> web.Response:
-    headers = {
-        hdrs.ETAG: bundle.etag,
-        hdrs.LAST_MODIFIED: format_datetime(bundle.modified_at.astimezone(UTC), usegmt=True),
-        hdrs.CACHE_CONTROL: "private, no-cache",
-        hdrs.VARY: hdrs.ACCEPT_ENCODING,
-        CAPTURED_HEADERS[0]: str(bundle.version),
-        CAPTURED_HEADERS[1]: bundle.digest,
-    }
-    if _has(bundle.etag, request.headers.get(hdrs.IF_NONE_MATCH, "")):
-        return web.Response(status=304, headers=headers)
-    if not _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
-        return web.Response(body=bundle.content, headers=headers, content_type="application/octet-stream")
-    headers[hdrs.CONTENT_ENCODING] = "gzip"
-    return web.Response(body=bundle.gzipped, headers=headers, content_type="application/octet-stream")
-
-
-def _has(etag: str, if_none_match: str) -> bool:
-    tags = (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
-    return any(tag in (etag, "*") for tag in tags)
-
-
-def _takes_gzip(accept_encoding: str) -> bool:
-    for part in accept_encoding.lower().split(","):
-        coding, _, parameters = part.partition(";")
-        if coding.strip() in ("gzip", "x-gzip"):
-            quality = parameters.replace(" ", "").removeprefix("q=")
-            return not (parameters and quality.rstrip("0").rstrip(".") in ("", "0"))
-    return False
-
-
 def _bundle_id(request: web.Request) -> str:
     bundle_id: str = request.match_info["bundle"]
     if bundle_id != BUNDLE_ID:
@@ -288,30 +209,3 @@ def _user(user: object) -> SeenUser:
                 raise ApiError(400, "lastSignedInAt is not an RFC 3339 time") from error
             return SeenUser(pseudonymous_id=pseudonym, pseudonymous_email=email, last_signed_in_at=time)
     raise ApiError(400, "each user has pseudonymousId, pseudonymousEmail and lastSignedInAt")
-
-
-async def _json_object(request: web.Request) -> dict[str, object]:
-    try:
-        body = await request.json()
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError) as error:
-        raise ApiError(400, "the body is not JSON") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, "the body is not a JSON object")
-    return body
-
-
-@web.middleware
-async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every answer has an id that its caller can name; every refusal is JSON with its reason (Z-13)."""
-    response_id = uuid.uuid4().hex
-    try:
-        response = await handler(request)
-    except ApiError as error:
-        response = web.json_response({"error": error.text}, status=error.status, headers=error.headers)
-    except web.HTTPException as error:  # no such path, wrong method, body too large
-        response = web.json_response({"error": error.reason}, status=error.status)
-    except (sqlite3.Error, SettingsError) as error:  # the disk, or the key file
-        log.error("request failed", path=request.path, response_id=response_id, reason=str(error))
-        response = web.json_response({"error": "the console cannot use its own database"}, status=500)
-    response.headers["X-Response-Id"] = response_id
-    return response

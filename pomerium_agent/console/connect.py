@@ -31,7 +31,7 @@ class ConnectService(connect_pb2_grpc.ConnectServicer):
     ) -> AsyncIterator[connect_pb2.Message]:
         """Messages until the bearer expires or its token is not good any more; then UNAUTHENTICATED."""
         bearer = await self._gate.admit_call(context)
-        cell = await self._nudges.cell(bearer.cluster_id)
+        cell = await self._nudges.cell_for(bearer.cluster_id, bearer.generation)
         replica = Sighting(
             cluster_id=bearer.cluster_id,
             instance=instance_of(metadata(context), request.hostname),
@@ -39,7 +39,7 @@ class ConnectService(connect_pb2_grpc.ConnectServicer):
             version=request.version,
             address=peer_address(context.peer()),
             generation=bearer.generation,
-        )
+        ).cut()
         loop = asyncio.get_running_loop()
         expires = deadline = loop.time() + self._gate.seconds_left(bearer)
         told = cell.value  # the replica fetches everything once it is connected, so what comes later counts

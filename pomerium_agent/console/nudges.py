@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -57,6 +58,7 @@ class Nudges:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._cells: dict[str, Latest[Numbers]] = {}
+        self._looks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def cell(self, cluster_id: str) -> Latest[Numbers]:
         """The cell of one cluster."""
@@ -65,13 +67,21 @@ class Nudges:
             self._cells.setdefault(cluster_id, Latest(numbers))
         return self._cells[cluster_id]
 
+    async def cell_for(self, cluster_id: str, generation: int) -> Latest[Numbers]:
+        """The cell, which knows of a token of this generation when there is one, poked or not."""
+        cell = await self.cell(cluster_id)
+        if cell.value.generation < generation:
+            await self.refresh(cluster_id)
+        return cell
+
     async def refresh(self, cluster_id: str) -> None:
         """Look again at one cluster, and wake its streams when something is new."""
         cell = await self.cell(cluster_id)
-        found = Numbers.of(await asyncio.to_thread(self._store.find, cluster_id))
-        numbers = replace(found, asked=cell.value.asked, wanted=cell.value.wanted)
-        if numbers != cell.value:
-            cell.set(numbers)
+        async with self._looks[cluster_id]:  # or a slow look would replace what a later one has found
+            found = Numbers.of(await asyncio.to_thread(self._store.find, cluster_id))
+            numbers = replace(found, asked=cell.value.asked, wanted=cell.value.wanted)
+            if numbers != cell.value:
+                cell.set(numbers)
 
     async def ask_telemetry(self, cluster_id: str, wanted: connect_pb2.TelemetryRequest) -> None:
         """Have every connected replica of a cluster send its metrics (zero link 14)."""

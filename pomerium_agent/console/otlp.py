@@ -90,7 +90,7 @@ def _replica(cluster_id: str, resource: Resource, given: dict[str, str]) -> Sigh
         instance=attributes.get("service.instance.id") or instance_of(given, hostname),
         hostname=hostname,
         version=attributes.get("service.version", ""),
-    )
+    ).cut()
 
 
 def _reports(spans: ResourceSpans) -> Iterable[HealthReport]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pomerium_agent.console.database import Database
@@ -21,6 +21,15 @@ class Sighting:
     version: str = ""
     address: str = ""
     generation: int = 0  # of the cluster token it came with
+
+    def cut(self) -> "Sighting":
+        """The same within the limits of what is kept of a replica's words."""
+        return replace(
+            self,
+            instance=self.instance[:MAX_TEXT],
+            hostname=self.hostname[:MAX_TEXT],
+            version=self.version[:MAX_TEXT],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

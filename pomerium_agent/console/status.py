@@ -12,11 +12,11 @@ from pomerium_agent.console.reach import Reachability, latest_check
 from pomerium_agent.console.sightings import HealthReport, Replica
 from pomerium_agent.console.store import Cluster, Store
 from pomerium_agent.console.telemetry import Telemetry, active_users, read_telemetry
-from pomerium_agent.runtime.health import Check, bundle_check
+from pomerium_agent.runtime.health import BUNDLES, Check, bundle_check
 
 FORGET_AFTER = timedelta(hours=24)  # a replica that has been silent
 XDS = "xds."  # what the checks of configuration that Envoy takes begin with
-CURRENT = "current"  # the token that replicas should have
+CURRENT, OLD = "current", "old"  # the token that replicas should have, and the one before while it is good
 FAULT = "fault."  # attributes of the configuration check that name what was left out
 
 
@@ -39,7 +39,7 @@ class ReplicaStatus:
     notes: Mapping[str, str]  # likewise, where the item serves all the same
     token: str  # with which it came last: current, old (and still good), refused, or unknown
     failing: Mapping[str, str]  # other checks that are not well: name, error
-    leads: bool | None  # whether it holds the lease under which one replica brings the bundle; None: it does not say
+    leads: bool | None  # whether it holds the lease under which one replica brings the bundle; None: not known
 
     @property
     def nacks(self) -> Mapping[str, str]:
@@ -88,7 +88,7 @@ class ClusterStatus:
     @property
     def on_old_token(self) -> int:
         """How many connected replicas still use the old token."""
-        return sum(each.connected and each.token != CURRENT for each in self.replicas)
+        return sum(each.connected and each.token == OLD for each in self.replicas)
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -153,6 +153,7 @@ def _replica(
     faults, notes = _left_out(build, taken)
     bundle = replica.reports.get(bundle_check(BUNDLE_ID), nothing)
     explained = {report.check for report in (build, taken) if any(key.startswith(FAULT) for key in report.attributes)}
+    leads = _leads(replica) if replica.connected and console_runs else None
     return ReplicaStatus(
         instance=replica.instance,
         hostname=replica.hostname,
@@ -170,9 +171,12 @@ def _replica(
         failing={
             name: report.error
             for name, report in replica.reports.items()
-            if report.error and name not in explained and name != REACHABLE
+            if report.error
+            and name not in explained
+            and name != REACHABLE
+            and not (leads is False and name.startswith(BUNDLES))  # of the time when it led
         },
-        leads=_leads(replica),
+        leads=leads,
         token=_token(replica.generation, good),
     )
 
@@ -182,10 +186,11 @@ def _token(generation: int, good: Sequence[int]) -> str:
         return "unknown"
     if generation == good[0]:
         return CURRENT
-    return "old" if generation in good else "refused"
+    return OLD if generation in good else "refused"
 
 
 def _leads(replica: Replica) -> bool | None:
+    """What a connected replica says; of others it would be what they said last, who may have been killed since."""
     role = replica.reports.get(Check.ZERO_LEASE, HealthReport(check="")).attributes.get("role")
     return None if role is None else role == "active"
 

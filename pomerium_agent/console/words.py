@@ -57,7 +57,7 @@ def _replica_lines(replica: ReplicaStatus, current: int, now: datetime) -> Itera
     else:
         when = f"NOT connected, last seen {ago(replica.last_seen, now)}"
     where = f"  from {replica.address}" if replica.address else ""
-    leads = "  lease holder" if replica.leads and replica.connected else ""
+    leads = "  lease holder" if replica.leads else ""
     name = f"{replica.hostname or '?'}  {replica.instance}"
     yield f"  replica {name}  {when}  agent {replica.version or '?'}{where}{leads}"
     if not replica.digest:

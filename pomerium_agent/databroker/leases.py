@@ -34,16 +34,37 @@ class _Lost(AgentError):
     """Another replica may have the lease now."""
 
 
+class Holder:
+    """Under which name a replica holds a lease: all its agents use the same.
+
+    So an agent that was started in the place of one that was killed goes on with its lease, and need not wait for the
+    end of it (D-20). Once a release may still be on its way the name is not used again: it would end the next hold.
+    """
+
+    def __init__(self, replica: str = "") -> None:
+        self.name = replica or _random_name()
+
+    def change(self) -> None:
+        """Use another name from now on."""
+        self.name = _random_name()
+
+
 async def hold_lease(
-    backend: Backend, name: str, ttl: timedelta, run: Callable[[], Awaitable[None]], clock: Clock
+    backend: Backend,
+    name: str,
+    ttl: timedelta,
+    run: Callable[[], Awaitable[None]],
+    clock: Clock,
+    holder: Holder | None = None,
 ) -> None:
     """Run the job `run` whenever this replica has the lease `name`; return when the job does.
 
     An error of the job leaves here as it is, and so does DatabrokerUnavailable while the lease is being acquired;
-    `supervise` knows what to do with either. The lease is given back in any case.
+    `supervise` knows what to do with either. The lease is given back in any case. Without `holder` it is held under
+    another name each time.
     """
     while True:
-        hold = _Hold(backend, name, ttl, clock)
+        hold = _Hold(backend, name, ttl, clock, holder or Holder())
         try:
             await hold.acquire()
             if await hold.run(run):
@@ -53,14 +74,15 @@ async def hold_lease(
 
 
 class _Hold:
-    """One life of a lease, under a holder name of its own."""
+    """One life of a lease, under one name."""
 
-    def __init__(self, backend: Backend, name: str, ttl: timedelta, clock: Clock) -> None:
+    def __init__(self, backend: Backend, name: str, ttl: timedelta, clock: Clock, holder: Holder) -> None:
         self._backend = backend
         self._name = name
         self._ttl = ttl
         self._clock = clock
-        self._holder = str(uuid.uuid4())
+        self._names = holder
+        self._holder = holder.name
         self._tick = ttl.total_seconds() / 2
         self._ours_until = 0.0
         self._perhaps_ours = False
@@ -95,8 +117,12 @@ class _Hold:
         try:
             async with asyncio.timeout(RELEASE_BUDGET):
                 await self._backend.release(self._name, self._holder)
+            self._perhaps_ours = False
         except (Retryable, TimeoutError) as error:
             log.warning("lease not given back, it will expire", lease=self._name, reason=str(error) or "timeout")
+        finally:
+            if self._perhaps_ours:
+                self._names.change()
 
     async def _take(self) -> bool:
         """Whether the lease is ours, for long enough to do something with it."""
@@ -128,3 +154,7 @@ class _Hold:
         while (left := self._ours_until - self._clock.monotonic()) > 0:
             await self._clock.sleep(left)
         raise _Lost(self._name)
+
+
+def _random_name() -> str:
+    return str(uuid.uuid4())

@@ -20,6 +20,7 @@ from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.supervisor import until_done
 from pomerium_agent.runtime.waiting import first_of
@@ -33,7 +34,12 @@ OLD_SECONDS = 60.0  # that the old store may be out of reach before its records 
 
 @asynccontextmanager
 async def open_databroker(
-    connection: Latest[str | None], clock: Clock, health: Health, environ: Mapping[str, str] | None = None
+    connection: Latest[str | None],
+    clock: Clock,
+    health: Health,
+    environ: Mapping[str, str] | None = None,
+    *,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Databroker]:
     """Open the store that the bootstrap names (None: memory), keep it clean, and change to another when it says so.
 
@@ -51,7 +57,7 @@ async def open_databroker(
             refused = error  # told as it is, and not as one of a group
         else:
             homes.use(backend)
-            change = _Change(name, Databroker(Store(backend)), homes, clock, storage, environ)
+            change = _Change(name, Databroker(Store(backend), metrics), homes, clock, storage, environ)
             tasks = [
                 group.create_task(run_cleanup(change.databroker, clock, health), name="databroker-cleanup"),
                 group.create_task(rerun_on_change(connection, change.to), name="databroker-storage"),

@@ -18,6 +18,7 @@ from pomerium_agent.databroker.backend import Backend, Found, Options, ServerInf
 from pomerium_agent.errors import CursorExpired, DatabrokerUnavailable
 from pomerium_agent.records import Cursor, Record
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -69,6 +70,11 @@ class Store:
 
     async def close(self) -> None:
         await self._backend.close()
+
+    @property
+    def leases(self) -> frozenset[str]:
+        """The names of those that were taken here and not given back."""
+        return frozenset(name for name, _ in self._leases)
 
     # --- Backend -------------------------------------------------------------------------------
 
@@ -198,8 +204,9 @@ def _moved() -> Moved:
 class Databroker:
     """A Backend whose store may be replaced: readers of changes then start over, writers notice nothing."""
 
-    def __init__(self, first: Store) -> None:
+    def __init__(self, first: Store, metrics: Metrics | None = None) -> None:
         self.store = first
+        self._metrics = metrics or Metrics()
         self.stores: Latest[Backend] = Latest(first)
 
     def replace(self, store: Store) -> Store:
@@ -210,42 +217,44 @@ class Databroker:
         return before
 
     async def server_info(self) -> ServerInfo:
-        return await self._ask(lambda store: store.server_info())
+        return await self._ask("server_info", lambda store: store.server_info())
 
     async def get(self, type: str, id: str) -> Record:
-        return await self._ask(lambda store: store.get(type, id))
+        return await self._ask("get", lambda store: store.get(type, id))
 
     async def put(self, records: Sequence[Record]) -> Written:
-        return await self._ask(lambda store: store.put(records))
+        return await self._ask("put", lambda store: store.put(records))
 
     async def patch(self, records: Sequence[Record], fields: Sequence[str]) -> Written:
-        return await self._ask(lambda store: store.patch(records, fields))
+        return await self._ask("patch", lambda store: store.patch(records, fields))
 
     async def query(
         self, type: str, *, text: str = "", filter: Mapping[str, object] | None = None, offset: int = 0, limit: int
     ) -> Found:
-        return await self._ask(lambda store: store.query(type, text=text, filter=filter, offset=offset, limit=limit))
+        return await self._ask(
+            "query", lambda store: store.query(type, text=text, filter=filter, offset=offset, limit=limit)
+        )
 
     async def list_types(self) -> tuple[str, ...]:
-        return await self._ask(lambda store: store.list_types())
+        return await self._ask("list_types", lambda store: store.list_types())
 
     async def get_options(self, type: str) -> Options | None:
-        return await self._ask(lambda store: store.get_options(type))
+        return await self._ask("get_options", lambda store: store.get_options(type))
 
     async def set_options(self, type: str, options: Options) -> None:
-        await self._ask(lambda store: store.set_options(type, options))
+        await self._ask("set_options", lambda store: store.set_options(type, options))
 
     async def clear(self) -> tuple[int, int]:
-        return await self._ask(lambda store: store.clear())
+        return await self._ask("clear", lambda store: store.clear())
 
     async def lease(self, name: str, holder: str, ttl: timedelta) -> bool:
-        return await self._ask(lambda store: store.lease(name, holder, ttl))
+        return await self._ask("lease", lambda store: store.lease(name, holder, ttl))
 
     async def release(self, name: str, holder: str) -> None:
-        await self._ask(lambda store: store.release(name, holder))
+        await self._ask("release", lambda store: store.release(name, holder))
 
     async def latest(self, type: str = "") -> tuple[Cursor, tuple[Record, ...]]:
-        return await self._ask(lambda store: store.latest(type))
+        return await self._ask("latest", lambda store: store.latest(type))
 
     async def changes(self, after: Cursor, type: str = "", *, wait: bool = True) -> AsyncGenerator[Record, None]:
         store = self.store
@@ -257,18 +266,31 @@ class Databroker:
             raise CursorExpired(str(moved)) from moved
 
     async def checkpoint(self) -> Cursor:
-        return await self._ask(lambda store: store.checkpoint())
+        return await self._ask("checkpoint", lambda store: store.checkpoint())
 
     async def set_checkpoint(self, checkpoint: Cursor) -> None:
-        await self._ask(lambda store: store.set_checkpoint(checkpoint))
+        await self._ask("set_checkpoint", lambda store: store.set_checkpoint(checkpoint))
 
     async def clean_up(self) -> None:
-        await self._ask(lambda store: store.clean_up())
+        await self._ask("clean_up", lambda store: store.clean_up())
 
     async def close(self) -> None:
         await self.store.close()
 
-    async def _ask(self, call: Callable[[Store], Awaitable[T]]) -> T:
+    @property
+    def leases(self) -> frozenset[str]:
+        """The names of the leases that were taken here, as far as is known, and not given back."""
+        return self.store.leases
+
+    async def _ask(self, operation: str, call: Callable[[Store], Awaitable[T]]) -> T:
+        with self._metrics.databroker_seconds.labels(operation).time():
+            try:
+                return await self._ask_whichever(call)
+            except DatabrokerUnavailable:
+                self._metrics.databroker_errors.labels(operation).inc()
+                raise
+
+    async def _ask_whichever(self, call: Callable[[Store], Awaitable[T]]) -> T:
         while True:
             store = self.store
             try:

@@ -10,8 +10,9 @@ import aiohttp
 from pomerium_agent.envoyconfig import envoy_log_level
 from pomerium_agent.errors import EnvoyUnavailable
 
-_TOTAL = re.compile(r"^http\.(?!admin\.)\S*downstream_rq_total: (\d+)\r?$", re.MULTILINE)
+_TOTAL = re.compile(r"^http\.(?!admin\.|metrics\.)\S*downstream_rq_total: (\d+)\r?$", re.MULTILINE)
 TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+SCRAPE_TIMEOUT = aiohttp.ClientTimeout(total=25.0)
 
 
 class EnvoyAdmin:
@@ -32,15 +33,26 @@ class EnvoyAdmin:
         """Everything Envoy counts, in the text format of Prometheus."""
         return await self._ask("GET", "/stats/prometheus")
 
+    async def scrape(self, *, used_only: bool) -> bytes:
+        """The same as it came, for passing on: with thousands of upstreams it is megabytes."""
+        path = "/stats/prometheus" + ("?usedonly" if used_only else "")
+        try:
+            async with self._session.get(f"http://envoy{path}", timeout=SCRAPE_TIMEOUT) as response:
+                return await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise EnvoyUnavailable(f"envoy's admin socket does not answer {path}: {error}") from error
+
     async def requests(self) -> int:
-        """How many requests it has had since it began, those to its admin socket aside."""
+        """How many requests it has had since it began, those to its admin socket and for metrics aside."""
         found = await self._ask("GET", "/stats?filter=downstream_rq_total$")
         return sum(int(count) for count in _TOTAL.findall(found))
 
     async def _ask(self, method: str, path: str) -> str:
+        if self._session.closed:  # whoever kept this client has not heard yet that Envoy is given up
+            raise EnvoyUnavailable("envoy's admin socket is not open any more")
         try:
             async with self._session.request(method, f"http://envoy{path}") as response:
-                return await response.text()
+                return await response.text(errors="replace")  # names of others come in
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise EnvoyUnavailable(f"envoy's admin socket does not answer {path}: {error}") from error
 

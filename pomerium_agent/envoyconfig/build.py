@@ -11,6 +11,7 @@ from pomerium_agent.envoyconfig.clusters import ClusterContext, build_route_clus
 from pomerium_agent.envoyconfig.downstream_tls import build_certificates
 from pomerium_agent.envoyconfig.listeners import build_listeners
 from pomerium_agent.envoyconfig.local import LocalAddresses
+from pomerium_agent.envoyconfig.metrics import build_metrics_secrets
 from pomerium_agent.envoyconfig.resources import (
     CLUSTER,
     LISTENER,
@@ -57,6 +58,8 @@ def build_resources(snapshot: ConfigSnapshot, local: LocalAddresses, cache: Buil
     asked = asking(snapshot)
     if asked is not Asking.NOT:
         secrets.append(build_client_ca(snapshot))
+    if settings.metrics is not None and local.metrics_socket:
+        secrets += build_metrics_secrets(settings.metrics)
     agent = [resource(cluster.name, cluster) for cluster in build_agent_clusters(local, settings)]
     collector = [resource(cluster.name, cluster) for cluster in build_collector(settings)]
     return EnvoyResources(

@@ -41,7 +41,7 @@ def build_main(settings: Settings, local: LocalAddresses, asked: Asking = Asking
         max_stream_duration=duration(settings.timeout_write) if settings.timeout_write > timedelta(0) else None,
     )
     internal = _INTERNAL + (_INTERNAL_IPV6 if local.ipv6 else ())
-    return _network_filter(
+    return network_filter(
         _Hcm(
             stat_prefix="ingress",
             codec_type=_CODECS[settings.codec],
@@ -79,7 +79,7 @@ def build_redirect() -> listener_components_pb2.Filter:
         redirect=route_components_pb2.RedirectAction(https_redirect=True),
     )
     everything = route_components_pb2.VirtualHost(name="redirect", domains=["*"], routes=[away])
-    return _network_filter(
+    return network_filter(
         _Hcm(
             stat_prefix="redirect",
             route_config=route_pb2.RouteConfiguration(name="redirect", virtual_hosts=[everything]),
@@ -92,7 +92,8 @@ def build_redirect() -> listener_components_pb2.Filter:
     )
 
 
-def _network_filter(manager: hcm_pb2.HttpConnectionManager) -> listener_components_pb2.Filter:
+def network_filter(manager: hcm_pb2.HttpConnectionManager) -> listener_components_pb2.Filter:
+    """A connection manager as a filter chain has it."""
     return listener_components_pb2.Filter(
         name="envoy.filters.network.http_connection_manager", typed_config=any_of(manager)
     )

@@ -40,6 +40,15 @@ def build_certificates(certificates: Iterable[Certificate]) -> tuple[secret_pb2.
     )
 
 
+def build_tls_parameters() -> common_pb2.TlsParameters:
+    """Versions and ciphers of every listener of ours."""
+    return common_pb2.TlsParameters(
+        tls_minimum_protocol_version=common_pb2.TlsParameters.TLSv1_2,
+        tls_maximum_protocol_version=common_pb2.TlsParameters.TLSv1_3,
+        cipher_suites=MODERN_CIPHERS,
+    )
+
+
 def build_downstream_tls(settings: Settings, asked: Asking = Asking.NOT) -> base_pb2.TransportSocket:
     """One TLS context for all hosts; Envoy picks the certificate by the name a visitor asks for.
 
@@ -47,11 +56,7 @@ def build_downstream_tls(settings: Settings, asked: Asking = Asking.NOT) -> base
     """
     context = tls_pb2.DownstreamTlsContext(
         common_tls_context=tls_pb2.CommonTlsContext(
-            tls_params=common_pb2.TlsParameters(
-                tls_minimum_protocol_version=common_pb2.TlsParameters.TLSv1_2,
-                tls_maximum_protocol_version=common_pb2.TlsParameters.TLSv1_3,
-                cipher_suites=MODERN_CIPHERS,
-            ),
+            tls_params=build_tls_parameters(),
             alpn_protocols=_ALPN[settings.codec],
             tls_certificate_sds_secret_configs=[
                 secret_pb2.SdsSecretConfig(name=secret_name(position), sds_config=by_ads())

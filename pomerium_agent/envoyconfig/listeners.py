@@ -1,6 +1,7 @@
 """The doors: HTTPS (or plain HTTP where an operator insists), and the one that sends plain HTTP to HTTPS (routes 7)."""
 
 import ipaddress
+from dataclasses import replace
 
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
@@ -9,6 +10,7 @@ from pomerium_agent.envoyconfig.client_certificates import Asking
 from pomerium_agent.envoyconfig.connection_manager import build_main, build_redirect
 from pomerium_agent.envoyconfig.downstream_tls import build_downstream_tls
 from pomerium_agent.envoyconfig.local import LocalAddresses
+from pomerium_agent.envoyconfig.metrics import build_metrics, build_metrics_tls
 from pomerium_agent.envoyconfig.wire import any_of, socket_address
 from pomerium_agent.pb.envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from pomerium_agent.pb.envoy.extensions.filters.listener.proxy_protocol.v3 import proxy_protocol_pb2
@@ -17,6 +19,8 @@ from pomerium_agent.pb.envoy.extensions.filters.listener.tls_inspector.v3 import
 HTTPS = "https-ingress"
 HTTP = "http-ingress"
 REDIRECT = "http-redirect"
+METRICS = "metrics-ingress"
+BESIDE = frozenset((REDIRECT, METRICS))  # without which visitors are served all the same
 _BUFFER_LIMIT = 32768
 
 
@@ -36,6 +40,13 @@ def build_listeners(
     if settings.http_redirect is not None:
         chain = listener_components_pb2.FilterChain(filters=[build_redirect()])
         found.append(_listener(REDIRECT, settings.http_redirect, chain, settings, local, tls=False))
+    if settings.metrics is not None and local.metrics_socket:
+        chain = listener_components_pb2.FilterChain(
+            filters=[build_metrics()], transport_socket=build_metrics_tls(settings.metrics)
+        )
+        # Whoever scrapes does not come through the balancer that visitors come through.
+        unproxied = replace(settings, use_proxy_protocol=False)
+        found.append(_listener(METRICS, settings.metrics.address, chain, unproxied, local, tls=False))
     return tuple(found)
 
 

@@ -16,6 +16,7 @@ ADS = "ads.sock"
 DATABROKER = "databroker.sock"
 ENVOY_ADMIN = "envoy-admin.sock"
 LONGEST_NAME = "hot_udp_parent_99999990"  # of what is bound there: one of Envoy's own, see hot.py
+METRICS = "metrics.sock"
 LOCK = "keeper.lock"
 BACKLOG = 1024
 LONGEST_PATH = 107  # bytes of a unix socket's path, on Linux
@@ -85,7 +86,7 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove sockets that nobody will listen on again: ours, the agent's and Envoy's."""
-    for name in (*(f"{name}.sock" for name in NAMES), ADS, DATABROKER, ENVOY_ADMIN):
+    for name in (*(f"{name}.sock" for name in NAMES), ADS, DATABROKER, ENVOY_ADMIN, METRICS):
         (path / name).unlink(missing_ok=True)
 
 

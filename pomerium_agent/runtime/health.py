@@ -37,9 +37,12 @@ class Check(StrEnum):
     IDENTITY_MANAGER = "identity.manager"  # ours: the reference has no check for it
 
 
+BUNDLES = "zero.resource-bundle."  # what the checks of resource bundles begin with
+
+
 def bundle_check(bundle_id: str) -> str:
     """The check of one resource bundle."""
-    return f"zero.resource-bundle.{bundle_id}"
+    return f"{BUNDLES}{bundle_id}"
 
 
 def provider_check(name: str) -> str:

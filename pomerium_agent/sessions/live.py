@@ -1,9 +1,10 @@
 """Who is signed in, as this replica knows it: a live copy of the records about people, fed by the change log."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -12,11 +13,10 @@ import structlog
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.follow import Reset, follow
 from pomerium_agent.errors import DatabrokerUnavailable, RecordNotFound
-from pomerium_agent.records import Cursor
+from pomerium_agent.records import Cursor, Record
 from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health
-from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.supervisor import supervise
 from pomerium_agent.sessions import entries
 from pomerium_agent.sessions.confirmed import Confirmed
@@ -76,9 +76,10 @@ class Sessions:
             self._credentials,
             self._enrollments,
         )
+        # What a control plane says of people, and a replica may therefore remember for it.
+        self._lendable: tuple[AnyTable, ...] = (self._accounts, self._directory_users, self._directory_groups)
         # What a login or an enrolment writes, and a handle's hint may therefore be about.
         self._written_by_login = (self._users, self._credentials, self._enrollments)
-        self.accounts: Latest[Mapping[str, AccountEntry]] = Latest(MappingProxyType({}))  # as the store has them
         self._complete: Cursor | None = None
         self._confirmed = Confirmed()
         self._versions: dict[str, _Versioned] = {}
@@ -110,44 +111,25 @@ class Sessions:
         return MappingProxyType(self._sessions.rows)
 
     def session(self, id: str) -> SessionEntry | None:
-        return self._sessions.rows.get(id)
+        return self._sessions.find(id)
 
     def service_account(self, id: str) -> AccountEntry | None:
-        return self._accounts.get(id)
+        return self._accounts.find(id)
 
     def user(self, id: str) -> UserEntry | None:
-        return self._users.rows.get(id)
+        return self._users.find(id)
 
     def directory_user(self, id: str) -> DirectoryUserEntry | None:
-        return self._directory_users.rows.get(id)
+        return self._directory_users.find(id)
 
     def directory_group(self, id: str) -> DirectoryGroupEntry | None:
-        return self._directory_groups.rows.get(id)
+        return self._directory_groups.find(id)
 
     def credential(self, id: str) -> CredentialEntry | None:
-        return self._credentials.rows.get(id)
+        return self._credentials.find(id)
 
     def enrollment(self, id: str) -> EnrollmentEntry | None:
-        return self._enrollments.rows.get(id)
-
-    def lend_accounts(self, accounts: Mapping[str, AccountEntry]) -> None:
-        """Let service accounts in that were known when the store that is empty now last had its records.
-
-        For a replica that starts on its last known good configuration: it has nobody to ask whether they were revoked
-        meanwhile, as little as it has for its routes. They never go into the store.
-        """
-        self._accounts.lend(accounts)
-
-    async def take_back_accounts(self) -> None:
-        """From now on only the store counts, and not even a log that lags behind it turns anybody away (A-32)."""
-        if not self._accounts.lent:
-            return
-        try:
-            for id in list(self._accounts.lent):
-                await self._learn(self._accounts, id)
-        except DatabrokerUnavailable as error:
-            log.warning("service accounts cannot be read, and wait for the change log", reason=str(error))
-        self._accounts.lend({})
+        return self._enrollments.find(id)
 
     def version_of(self, session_id: str) -> int:
         """A number that changes exactly when a record changes that says who is behind this session; 0: nobody.
@@ -174,6 +156,8 @@ class Sessions:
 
         A session that is unknown here while the store cannot be asked is not known to be absent (A-8).
         """
+        if handle.id in self._accounts.lent and not handle.databroker_record_version:
+            return True
         complete = self._complete
         if complete is None or not (self.reachable or self._knows(handle.id)):
             return False
@@ -205,11 +189,40 @@ class Sessions:
                 raise DatabrokerUnavailable(f"cannot ask for the records of a session: {reason}") from error
         self._confirmed.add(handle.id, handle.databroker_server_version, handle.databroker_record_version)
 
+    def lend(self, records: Iterable[Record], now: datetime) -> None:
+        """Count records as known that the store does not have yet, until they are taken back; its own come first.
+
+        They never get into the store, where nobody would remove one that was revoked meanwhile. Service accounts that
+        have expired are left out.
+        """
+        time = now.timestamp()
+        for record in records:
+            for table in self._lendable:
+                if table.type == record.type:
+                    table.lend(record)
+        for id, account in tuple(self._accounts.lent.items()):
+            if account.expires_at is not None and account.expires_at < time:
+                del self._accounts.lent[id]
+
+    async def take_back(self, *, timeout: float = WAIT_SECONDS) -> None:
+        """Believe the store alone from now on; what it has under the lent ids is read past the log first."""
+        try:
+            async with asyncio.timeout(timeout):
+                for table in self._lendable:
+                    for id in tuple(table.lent):
+                        await self._learn(table, id)
+        except (TimeoutError, DatabrokerUnavailable) as error:
+            log.info("taking back what was lent before the store answers", reason=str(error) or "no answer in time")
+        finally:
+            for table in self._lendable:
+                table.take_back()
+            self._forget()
+
     def _knows(self, id: str) -> bool:
-        return id in self._sessions.rows or self._accounts.get(id) is not None
+        return self._sessions.find(id) is not None or self._accounts.find(id) is not None
 
     def _knows_since(self, handle: Handle) -> bool:
-        entry = self._sessions.rows.get(handle.id) or self._accounts.rows.get(handle.id)
+        entry = self._sessions.find(handle.id) or self._accounts.find(handle.id)
         if entry is None or self._sessions.cursor is None:
             return False
         if not handle.databroker_record_version:
@@ -257,7 +270,7 @@ class Sessions:
         """Every place where a record may be that makes up who is behind `id`, whether there is one or not."""
         yield self._accounts, id
         yield self._sessions, id
-        account, session = self._accounts.get(id), self._sessions.rows.get(id)
+        account, session = self._accounts.find(id), self._sessions.find(id)
         if account is not None:
             yield from self._parts_of_user(account.user_id)
         if session is None:
@@ -266,7 +279,7 @@ class Sessions:
         effective = session
         if session.impersonates:
             yield self._sessions, session.impersonates
-            target = self._sessions.rows.get(session.impersonates)
+            target = self._sessions.find(session.impersonates)
             if target is None:
                 return
             yield from self._parts_of_user(target.user_id)
@@ -274,14 +287,14 @@ class Sessions:
         for _, credential_id in effective.devices:
             if credential_id:
                 yield self._credentials, credential_id
-                credential = self._credentials.rows.get(credential_id)
+                credential = self._credentials.find(credential_id)
                 if credential is not None:
                     yield self._enrollments, credential.enrollment_id
 
     def _parts_of_user(self, user_id: str) -> Iterator[Part]:
         yield self._users, user_id
         yield self._directory_users, user_id
-        directory = self._directory_users.rows.get(user_id)
+        directory = self._directory_users.find(user_id)
         if directory is not None:
             for group_id in directory.group_ids:
                 yield self._directory_groups, group_id
@@ -303,8 +316,6 @@ class Sessions:
                             table.update(change)
                             if change.record.deleted:
                                 self._versions.pop(change.record.id, None)
-                        if table is self._accounts:
-                            self.accounts.set(MappingProxyType(dict(self._accounts.rows)))
                         self._mark(table, reachable=True)
             except DatabrokerUnavailable:
                 self._mark(table, reachable=False)
@@ -354,5 +365,5 @@ def _prompt() -> Backoff:
 
 def _entry(part: Part) -> entries.Entry | None:
     table, id = part
-    entry: entries.Entry | None = table.get(id)
+    entry: entries.Entry | None = table.find(id)
     return entry

@@ -1,7 +1,7 @@
 """One type of records as this replica knows it: decoded rows, and how far the change log was read."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -34,8 +34,8 @@ class Table(Generic[E]):
 
     An entry carries the generation in which it took its present value: a new value gets a new number, the same
     value written again keeps the old one. `cursor` is None until the first copy was delivered; everything up to it
-    has been taken in. `reachable` is whether the store answered when it was last asked. What is `lent` stands in for
-    rows that are not there; see `Sessions.lend_accounts`.
+    has been taken in. `reachable` is whether the store answered when it was last asked. `lent` are rows that did not
+    come from the store, and count only where it has none.
     """
 
     def __init__(self, type: str, decode: Callable[[Record], E | None], generations: Generations) -> None:
@@ -47,15 +47,22 @@ class Table(Generic[E]):
         self._decode = decode
         self._generations = generations
 
-    def get(self, id: str) -> E | None:
-        """The row, else what was lent in its place."""
+    def find(self, id: str) -> E | None:
+        """The row of that id."""
         found = self.rows.get(id)
         return found if found is not None else self.lent.get(id)
 
-    def lend(self, rows: Mapping[str, E]) -> None:
-        """Have these, and no others, stand in for rows that are not there."""
-        self._generations.next()
-        self.lent = {id: replace(entry, generation=self._generations.next()) for id, entry in rows.items()}
+    def lend(self, record: Record) -> None:
+        """Count this record where the store has none of its id, until it is taken back."""
+        entry = self._read(record)
+        if entry is not None:
+            self.lent[record.id] = self._numbered(entry, self.lent.get(record.id))
+
+    def take_back(self) -> None:
+        """Forget whatever was lent."""
+        if self.lent:
+            self.lent = {}
+            self._generations.next()
 
     async def reset(self, change: Reset) -> None:
         """Take in a complete new copy, all at once; making it ready lets others run in between (V13).

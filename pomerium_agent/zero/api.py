@@ -28,6 +28,7 @@ from pomerium_agent.zero.answers import (
 )
 from pomerium_agent.zero.egress import proxy_for
 from pomerium_agent.zero.identity import Identity
+from pomerium_agent.zero.text import without
 from pomerium_agent.zero.token import API_MIN_TTL, Bearer, TokenCache
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -79,7 +80,8 @@ class ClusterApi:
     """The client. It raises and never retries: whoever calls decides.
 
     Refused is HTTP 400 with a JSON body (Z-10), everything else that is not the declared success is
-    ControlPlaneUnavailable, and its text names method, URL, status and content type.
+    ControlPlaneUnavailable, and its text names method, URL, status and content type; never a secret of the request,
+    whatever the answer quotes.
     """
 
     def __init__(
@@ -129,13 +131,14 @@ class ClusterApi:
     async def _exchange(self, token: Secret | None = None) -> Bearer:
         """POST exchangeToken; the only call that shows a cluster token: the one in use, unless another is given."""
         operation = _Operation("POST", "exchangeToken")
+        shown = self._token if token is None else token
         answer = await self._send(
             operation,
             self._headers,
-            {"refreshToken": str(self._token if token is None else token)},
+            {"refreshToken": str(shown)},
             self._patience.timeout(self._patience.exchange),
         )
-        return self._read(operation, answer, parse_bearer)
+        return self._read(operation, answer, parse_bearer, shown)
 
     async def _get(
         self,
@@ -149,7 +152,7 @@ class ClusterApi:
         answer = await self._send(operation, headers, content, self._patience.timeout())
         if answer.status == 401:
             self.tokens.reset(bearer)  # Z-11: the next call exchanges anew, this one is not repeated
-        return self._read(operation, answer, parse)
+        return self._read(operation, answer, parse, bearer)
 
     async def _send(
         self, operation: _Operation, headers: dict[str, str], body: object, timeout: aiohttp.ClientTimeout
@@ -172,14 +175,15 @@ class ClusterApi:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ControlPlaneUnavailable(f"{self._name(operation)}: {http_reason(error)}") from None
 
-    def _read(self, operation: _Operation, answer: _Answer, parse: Callable[[object], T]) -> T:
-        """The classification of zero link 4.3."""
+    def _read(self, operation: _Operation, answer: _Answer, parse: Callable[[object], T], secret: Secret) -> T:
+        """The classification of zero link 4.3; `secret` is the one that the request showed."""
         if operation.empty and 200 <= answer.status < 300:
             return parse(None)
         content_type = answer.headers.get("Content-Type", "")
-        where = f"{answer.status} {content_type or 'without a content type'} from {self._name(operation)}"
+        said = without(content_type, secret) or "without a content type"
+        where = f"{answer.status} {said} from {self._name(operation)}"
         if (response_id := answer.headers.get("X-Response-Id")) is not None:
-            where += f", response id {response_id[:MAX_ERROR_CHARACTERS]}"  # Z-13
+            where += f", response id {without(response_id[:MAX_ERROR_CHARACTERS], secret)}"  # Z-13
         wait = retry_after(answer.headers) if answer.status in (429, 503) else 0.0
         if "json" not in content_type.lower():
             raise ControlPlaneUnavailable(
@@ -198,7 +202,7 @@ class ClusterApi:
                 return parse(document)
             except ConfigRejected as error:
                 raise ControlPlaneUnavailable(f"unexpected response: {where}: {error}") from error
-        reason = _error_text(document)
+        reason = _error_text(document, secret)
         if answer.status == 400:
             raise Refused(f"bad request: {reason} ({where})")
         if answer.status == 500:
@@ -255,6 +259,6 @@ async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(body)
 
 
-def _error_text(document: object) -> str:
+def _error_text(document: object, secret: Secret) -> str:
     text = document.get("error") if isinstance(document, dict) else None
-    return text[:MAX_ERROR_CHARACTERS] if isinstance(text, str) and text else "without a reason"
+    return without(text[:MAX_ERROR_CHARACTERS], secret) if isinstance(text, str) and text else "without a reason"

@@ -1,9 +1,10 @@
 """Fetching one bundle: its signed URL, the conditional request, and its body read within bounds (zero link 11)."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from urllib.parse import unquote_plus
 
 import aiohttp
 from yarl import URL
@@ -19,9 +20,10 @@ from pomerium_agent.zero.egress import proxy_for
 from pomerium_agent.zero.gunzip import PIECE_BYTES, Gunzip
 from pomerium_agent.zero.identity import Identity
 from pomerium_agent.zero.s3_error import MAX_BYTES, parse_s3_error
-from pomerium_agent.zero.text import clean_text
+from pomerium_agent.zero.text import clean_text, without
 
 URL_MARGIN = timedelta(minutes=15)  # a URL is used until so long before it expires (Z-33)
+SECRET_CHARACTERS = 12  # of a value in a signed URL; shorter ones are numbers and dates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,7 @@ class Downloader:
             if response.status == 200:
                 return await self._read(response, ticket)
             if response.status != 304 or have is None:
-                raise await self._failure(bundle_id, response)
+                raise await self._failure(bundle_id, response, ticket)
             last_modified = _header(response, "Last-Modified") or have.last_modified
             metadata = _captured(response, ticket)
         if last_modified == have.last_modified:
@@ -107,7 +109,7 @@ class Downloader:
         ticket = await self._urls.get(bundle_id)
         async with self._request("HEAD", ticket, self._headers) as response:
             if response.status != 200:
-                raise await self._failure(bundle_id, response)
+                raise await self._failure(bundle_id, response, ticket)
             if _header(response, "ETag") != have.etag:
                 raise ControlPlaneUnavailable(f"{_name(response)}: the bundle changed while we looked at it")
             return Unchanged(last_modified=_header(response, "Last-Modified"), metadata=_captured(response, ticket))
@@ -142,14 +144,17 @@ class Downloader:
             records=reader.finish(),
         )
 
-    async def _failure(self, bundle_id: str, response: aiohttp.ClientResponse) -> ControlPlaneUnavailable:
+    async def _failure(
+        self, bundle_id: str, response: aiohttp.ClientResponse, ticket: DownloadTicket
+    ) -> ControlPlaneUnavailable:
         if 400 <= response.status < 500:
             self._urls.drop(bundle_id)  # W7: storage services answer 400 or 403 to a stale signature
         answer = f"{response.status} {response.reason or ''}".strip()
         said = None
         if response.content_type == "application/xml":
             said = parse_s3_error(await _beginning(response))
-        return ControlPlaneUnavailable(f"{_name(response)} answered {answer}" + (f": {said}" if said else ""))
+        words = without(answer + (f": {said}" if said else ""), *_secrets_of(ticket))
+        return ControlPlaneUnavailable(f"{_name(response)} answered {words}")
 
     @asynccontextmanager
     async def _request(
@@ -178,6 +183,16 @@ class Downloader:
 
 def _name(response: aiohttp.ClientResponse) -> str:
     return f"{response.method} {bare_url(str(response.url))}"
+
+
+def _secrets_of(ticket: DownloadTicket) -> Iterator[str]:
+    """Everything in the query, of which a part may be the permission; short values are no secrets."""
+    _, _, query = ticket.url.partition("?")
+    yield query
+    for part in query.split("&"):
+        _, _, value = part.partition("=")
+        if len(value) >= SECRET_CHARACTERS:
+            yield from (value, unquote_plus(value))
 
 
 def _header(response: aiohttp.ClientResponse, name: str) -> str:

@@ -39,6 +39,33 @@ Call = aio.UnaryStreamCall[connect_pb2.SubscribeRequest, bytes]
 Subscribe = aio.UnaryStreamMultiCallable[connect_pb2.SubscribeRequest, bytes]
 
 
+class TelemetryRequests:
+    """A short queue. What does not fit is dropped, and told once the rest is answered: a flood is one line (Z-58)."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[connect_pb2.TelemetryRequest] = asyncio.Queue(TELEMETRY_REQUESTS)
+        self._dropped = 0
+
+    def put(self, request: connect_pb2.TelemetryRequest) -> None:
+        """Never waits."""
+        try:
+            self._queue.put_nowait(request)
+        except asyncio.QueueFull:
+            self._dropped += 1
+
+    async def get(self) -> connect_pb2.TelemetryRequest:
+        """The oldest, when there is one."""
+        if self._dropped and self._queue.empty():
+            log.error("telemetry requests dropped", dropped=self._dropped, waiting=TELEMETRY_REQUESTS)
+            self._dropped = 0
+        return await self._queue.get()
+
+    @property
+    def waiting(self) -> int:
+        """How many there are."""
+        return self._queue.qsize()
+
+
 @dataclass(frozen=True, slots=True)
 class Events:
     """What the stream said and nobody has acted on yet. Flags collapse; telemetry requests are a short queue."""
@@ -46,9 +73,7 @@ class Events:
     config_updated: Flag = field(default_factory=Flag)
     bootstrap_config_updated: Flag = field(default_factory=Flag)
     run_health_checks: Flag = field(default_factory=Flag)
-    telemetry_requests: asyncio.Queue[connect_pb2.TelemetryRequest] = field(
-        default_factory=lambda: asyncio.Queue(TELEMETRY_REQUESTS)
-    )
+    telemetry_requests: TelemetryRequests = field(default_factory=TelemetryRequests)
 
     def receive(self, message: connect_pb2.Message) -> None:
         """Sort one message; never waits (Z-19), and leaves aside kinds it does not know (Z-18)."""
@@ -60,10 +85,7 @@ class Events:
             case "run_health_checks_request":
                 self.run_health_checks.put_up()
             case "telemetry_request":
-                try:
-                    self.telemetry_requests.put_nowait(message.telemetry_request)
-                except asyncio.QueueFull:
-                    log.error("telemetry request dropped", waiting=TELEMETRY_REQUESTS)
+                self.telemetry_requests.put(message.telemetry_request)
             case _:
                 log.debug("unknown message ignored")
 
@@ -145,7 +167,7 @@ class ConnectStream:
             except aio.AioRpcError as error:
                 if is_unauthenticated(error):
                     self._tokens.reset(bearer)
-                raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error)}") from error
+                raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error, bearer)}") from None
             finally:
                 call.cancel()
 

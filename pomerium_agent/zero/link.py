@@ -11,10 +11,10 @@ import structlog
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.bundle_entry import BUNDLE_LEASE
-from pomerium_agent.databroker.leases import hold_lease
+from pomerium_agent.databroker.leases import Holder, hold_lease
 from pomerium_agent.runtime.backoff import patient
 from pomerium_agent.runtime.clock import Clock
-from pomerium_agent.runtime.health import Check, Health
+from pomerium_agent.runtime.health import BUNDLES, Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.runtime.rerun import rerun_on_change
@@ -29,8 +29,9 @@ from pomerium_agent.zero.bundles import Downloader, DownloadUrls
 from pomerium_agent.zero.cluster_token import ClusterToken
 from pomerium_agent.zero.connect import ConnectStream, Events
 from pomerium_agent.zero.egress import tls_context, trusted_roots
+from pomerium_agent.zero.export import Exporter
 from pomerium_agent.zero.filled import watch_filled
-from pomerium_agent.zero.identity import read_identity
+from pomerium_agent.zero.identity import Identity, read_identity
 from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule
 from pomerium_agent.zero.reach import Reachability
 from pomerium_agent.zero.reconciler import Reconciler
@@ -73,6 +74,7 @@ class Link:
     leading: Latest[Backend | None]
     envoy: Latest[Scrape | None]
     standing: Standing
+    identity: Identity
     health: Health
     clock: Clock
 
@@ -116,6 +118,7 @@ async def open_link(
         bootstrap = BootstrapLoop(api, due, writeback, health=health, clock=clock)
         if settings.bootstrap_file is not None:
             await bootstrap.load(BootstrapFile(settings.bootstrap_file, file_key))
+        exporter = Exporter(settings.otel, identity, roots, api.tokens)
         link = Link(
             token=token,
             bootstrap=bootstrap.current,
@@ -125,22 +128,13 @@ async def open_link(
             missed=Latest(False),
             api=api,
             downloader=Downloader(download_session, DownloadUrls(api, clock), identity, patience=patience),
-            reporter=Reporter(settings.otel, identity, roots, api.tokens, health=health, clock=clock, sent=sent),
-            telemetry=Telemetry(
-                settings.otel,
-                identity,
-                roots,
-                api.tokens,
-                sent=sent,
-                envoy=envoy,
-                leading=leading,
-                health=health,
-                clock=clock,
-            ),
+            reporter=Reporter(exporter, health=health, clock=clock, sent=sent),
+            telemetry=Telemetry(exporter, sent=sent, envoy=envoy, leading=leading, health=health, clock=clock),
             sent=sent,
             leading=leading,
             envoy=envoy,
             standing=standing,
+            identity=identity,
             health=health,
             clock=clock,
         )
@@ -204,6 +198,7 @@ async def run_jobs(link: Link, stores: Latest[Backend]) -> AsyncIterator[None]:
 
 async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
     """Under one bootstrap config after the other: a new one ends the jobs and begins them anew (Z-25)."""
+    holder = Holder(link.identity.instance)
 
     async def under(bootstrap: BootstrapConfig | None) -> None:
         if bootstrap is not None:
@@ -231,16 +226,24 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
                 await _side_by_side(link, {"zero-reconciler": reconcile} | _watching(link, backend, pseudonyms))
             finally:
                 link.leading.set(None)
+                _end_leaders_trouble(link.health)
                 link.health.running(Check.ZERO_LEASE, role="standby")
 
         link.health.running(Check.ZERO_LEASE, role="standby")
 
         async def hold() -> None:
-            await hold_lease(backend, LEASE, LEASE_TTL, leased, link.clock)
+            await hold_lease(backend, LEASE, LEASE_TTL, leased, link.clock, holder)
 
         await supervise("zero-lease", hold, clock=link.clock, backoff=patient())
 
     await rerun_on_change(link.bootstrap, under)
+
+
+def _end_leaders_trouble(health: Health) -> None:
+    """What could not be done under the lease is the next holder's to say; who stands by would say it for ever."""
+    for check, report in health.reports.items():
+        if report.error and (check.startswith(BUNDLES) or check == Check.ROUTES_REACHABLE):
+            health.terminating(check)
 
 
 def _watching(link: Link, backend: Backend, pseudonyms: bytes) -> dict[str, Job]:

@@ -1,6 +1,7 @@
 """What makes the link look again: nudges from the stream, the state of the connection, and the passing of time."""
 
 import asyncio
+import math
 from dataclasses import dataclass
 
 from pomerium_agent.runtime.clock import Clock
@@ -9,6 +10,7 @@ from pomerium_agent.runtime.waiting import first_of
 
 CONNECTED_INTERVAL = 3600.0  # the stream tells us of changes, so looking is only a precaution (Z-17)
 DISCONNECTED_INTERVAL = 300.0
+MIN_GAP = 0.5  # seconds between two beginnings of one job, however often it is nudged
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +56,27 @@ class Schedule:
     """When one job is due: at once when nudged or newly connected, else when the interval of the connection has passed.
 
     The wait is re-armed whenever the connection changes, so that losing the stream shortens a wait that is
-    already under way (W4). With `on_disconnect`, losing the stream is itself a reason to look.
+    already under way (W4). With `on_disconnect`, losing the stream is itself a reason to look. A nudge after a quiet
+    time counts at once; those that follow closely wait for a moment, and add up to one.
     """
 
     def __init__(
-        self, connection: Latest[ConnectionState], flag: Flag, *, clock: Clock, on_disconnect: bool = False
-    ) -> None:
+        self, connection: Latest[ConnectionState], flag: Flag, *, clock: Clock, on_disconnect: bool = False,
+        gap: float = MIN_GAP,
+    ) -> None:  # fmt: skip
         self._connection = connection
         self._flag = flag
         self._clock = clock
         self._on_disconnect = on_disconnect
         self._turn = connection.value.turn
+        self._gap = gap
+        self._began = -math.inf
 
     def begin(self) -> None:
         """The job starts now: all that was said until here is covered by it."""
         self._flag.take()
         self._turn = self._connection.value.turn
+        self._began = self._clock.monotonic()
 
     async def due(self) -> None:
         """Return when the job should run again."""
@@ -79,6 +86,7 @@ class Schedule:
             if left <= 0:
                 return
             await first_of(self._flag.wait(), self._another_turn(), self._clock.sleep(left))
+        await self._keep_apart()
 
     async def due_within(self, seconds: float) -> bool:
         """Wait `seconds`, or less when the job becomes due for another reason; True then."""
@@ -88,7 +96,13 @@ class Schedule:
             if left <= 0:
                 return False
             await first_of(self._flag.wait(), self._another_turn(), self._clock.sleep(left))
+        await self._keep_apart()
         return True
+
+    async def _keep_apart(self) -> None:
+        left = self._began + self._gap - self._clock.monotonic()
+        if left > 0:
+            await self._clock.sleep(left)
 
     def _pending(self) -> bool:
         state = self._connection.value

@@ -23,11 +23,12 @@ log = structlog.get_logger(__name__)
 
 SESSIONS, ENVOY, CORE = "pomerium-cluster", "envoy", "pomerium-managed-core"
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+COUNT_LIMIT = 2**63  # what OTLP has room for
 Labels = tuple[tuple[str, str], ...]
 
 
 def user_gauges(counts: Mapping[str, int], now: datetime) -> ScopeMetrics:
-    """`dau` and `mau` as int64 gauges (Z-55, Z-56)."""
+    """`dau` and `mau` as int64 gauges (Z-55, Z-56); a number that does not fit is left out."""
     return _scope(
         SESSIONS,
         (
@@ -37,6 +38,7 @@ def user_gauges(counts: Mapping[str, int], now: datetime) -> ScopeMetrics:
                 gauge=Gauge(data_points=[NumberDataPoint(time_unix_nano=_nanos(now), as_int=count)]),
             )
             for name, count in counts.items()
+            if abs(count) < COUNT_LIMIT
         ),
     )
 
@@ -110,18 +112,18 @@ def _histograms(
     for sample in samples:  # all labels tell series apart, also those that are not kept
         series.setdefault(_labels(sample, (), but="le"), []).append(sample)
     for group in series.values():
-        buckets, total, count = list[tuple[float, float]](), 0.0, 0.0
+        buckets, total, count = list[tuple[float, int]](), 0.0, 0
         for sample in group:
             if sample.name == f"{name}_bucket":
-                buckets.append((float(sample.labels["le"]), sample.value))
+                buckets.append((float(sample.labels.get("le", "")), _count(sample)))
             elif sample.name == f"{name}_sum":
                 total = sample.value
             elif sample.name == f"{name}_count":
-                count = sample.value
+                count = _count(sample)
         buckets.sort()
         if not buckets or not math.isinf(buckets[-1][0]):
             buckets.append((math.inf, count))
-        per_bucket = [int(n - before) for (_, n), before in zip(buckets, [0.0, *(n for _, n in buckets)], strict=False)]
+        per_bucket = [n - before for (_, n), before in zip(buckets, [0, *(n for _, n in buckets)], strict=False)]
         if any(number < 0 for number in per_bucket):
             raise ValueError("its buckets do not add up")
         yield Metric(
@@ -133,7 +135,7 @@ def _histograms(
                         attributes=_attributes(_labels(group[0], keep, but="le")),
                         start_time_unix_nano=_nanos(since),
                         time_unix_nano=_nanos(now),
-                        count=int(count),
+                        count=count,
                         sum=total,
                         explicit_bounds=[bound for bound, _ in buckets[:-1]],
                         bucket_counts=per_bucket,
@@ -141,6 +143,12 @@ def _histograms(
                 ],
             ),
         )
+
+
+def _count(sample: Sample) -> int:
+    if not 0 <= sample.value < COUNT_LIMIT:  # also what is no number at all
+        raise ValueError(f"{sample.name} is {sample.value}, which is no count")
+    return int(sample.value)
 
 
 def _labels(sample: Sample, keep: Collection[str], but: str = "") -> Labels:

@@ -20,7 +20,7 @@ from pomerium_agent.runtime.supervisor import supervise
 from pomerium_agent.runtime.waiting import first_of
 from pomerium_agent.zero.api import AnswerTooLong, http_reason, read_at_most
 from pomerium_agent.zero.egress import proxy_for
-from pomerium_agent.zero.nudge import Flag
+from pomerium_agent.zero.nudge import MIN_GAP, Flag
 
 CONFIG = type_url(config_pb2.Config)
 PATH = "/.well-known/pomerium/jwks.json"
@@ -139,6 +139,7 @@ class Reachability:
         backoff = Backoff(first=60.0, factor=1.5, cap=INTERVAL)
         await first_of(self._changed.wait(), self._forced.wait())
         while True:
+            began = self._clock.monotonic()
             self._changed.take()
             self._forced.take()
             if await self.check(http):
@@ -147,6 +148,8 @@ class Reachability:
             else:
                 wait = backoff.next()
             await first_of(self._changed.wait(), self._forced.wait(), self._clock.sleep(wait))
+            if (early := began + MIN_GAP - self._clock.monotonic()) > 0:
+                await self._clock.sleep(early)
 
     async def check(self, http: aiohttp.ClientSession) -> bool:
         """Ask every host, and report; whether all is well."""

@@ -3,11 +3,11 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain, islice
+from itertools import islice
 
 import structlog
 from grpc import aio
@@ -16,26 +16,22 @@ from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from pomerium_agent.errors import ControlPlaneUnavailable, Refused, Retryable
+from pomerium_agent.errors import Retryable
 from pomerium_agent.runtime.backoff import Backoff, patient
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health, Report, Status
-from pomerium_agent.settings import Endpoint
+from pomerium_agent.zero.export import MAX_BYTES, TRACES, Exporter, size_of
 from pomerium_agent.zero.identity import COMPONENTS, UNKNOWN_HOST, Identity
 from pomerium_agent.zero.sent import Sent
 from pomerium_agent.zero.text import clean_text
-from pomerium_agent.zero.token import TELEMETRY_MIN_TTL, TokenCache
-from pomerium_agent.zero.transport import bearer_metadata, describe, is_unauthenticated, open_channel
 
 log = structlog.get_logger(__name__)
 
 SERVICE_NAME = SCOPE_NAME = "pomerium-managed-core"
-EXPORT_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 BATCH_SPANS = 512
-BATCH_CHARACTERS = 1024 * 1024  # of texts; gRPC servers take messages of 4 MiB
+CUT_CHARACTERS = 10_000  # of the error of a report that fits into no request
 QUEUE_SPANS = 2048
 BATCH_DELAY = 1.0
-EXPORT_TIMEOUT = 10.0
 FLUSH_BUDGET = 3.0
 
 
@@ -56,10 +52,7 @@ class Reporter:
 
     def __init__(
         self,
-        endpoint: Endpoint,
-        identity: Identity,
-        roots: bytes,
-        tokens: TokenCache,
+        exporter: Exporter,
         *,
         health: Health,
         clock: Clock,
@@ -67,10 +60,7 @@ class Reporter:
         queue_spans: int = QUEUE_SPANS,
         batch_delay: float = BATCH_DELAY,
     ) -> None:
-        self._endpoint = endpoint
-        self._identity = identity
-        self._roots = roots
-        self._tokens = tokens
+        self._exporter = exporter
         self._health = health
         self._clock = clock
         self._sent = sent or Sent()
@@ -94,7 +84,7 @@ class Reporter:
         if not self._queue:
             return
         try:
-            async with asyncio.timeout(budget), self._open() as channel:
+            async with asyncio.timeout(budget), self._exporter.open() as channel:
                 while self._queue:
                     await self._export_batch(channel)
         except (Retryable, TimeoutError) as error:
@@ -113,7 +103,7 @@ class Reporter:
     async def _send(self, backoff: Backoff) -> None:
         while True:
             try:
-                async with self._open() as channel:
+                async with self._exporter.open() as channel:
                     while True:
                         await self._noted.wait()
                         await self._clock.sleep(self._batch_delay)  # what happens together travels together
@@ -128,32 +118,15 @@ class Reporter:
 
     async def _export_batch(self, channel: aio.Channel) -> None:
         """Send the oldest reports; they leave the queue only when they have arrived."""
-        batch = tuple(_first_of(self._queue))
-        request = export_request(batch_spans(batch), self._identity)
-        try:
-            bearer = await self._tokens.bearer(TELEMETRY_MIN_TTL)
-        except Refused as error:  # whoever does the work under this token meets the same answer and decides
-            raise ControlPlaneUnavailable(f"refused: {error}") from error
-        export = channel.unary_unary(
-            EXPORT_METHOD,
-            request_serializer=trace_service_pb2.ExportTraceServiceRequest.SerializeToString,
-            response_deserializer=trace_service_pb2.ExportTraceServiceResponse.FromString,
-        )
-        try:
-            await export(request, metadata=bearer_metadata(bearer), timeout=EXPORT_TIMEOUT)
-        except aio.AioRpcError as error:
-            if is_unauthenticated(error):
-                self._tokens.reset(bearer)
-            raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error)}") from error
+        spans = batch_spans(self._queue)
+        batch = tuple(islice(self._queue, len(spans)))
+        await self._exporter.send(channel, TRACES, export_request(spans, self._exporter.identity))
         for noted in batch:
             self._sent.health(noted.report, noted.at, self._clock.now())
         sent = set(map(id, batch))
         with suppress(IndexError):  # the queue may have dropped some of them meanwhile
             while id(self._queue[0]) in sent:
                 self._queue.popleft()
-
-    def _open(self) -> aio.Channel:
-        return open_channel(self._endpoint, self._identity, self._roots)
 
     def _note_trouble(self, error: Exception) -> None:
         if not self._in_trouble:
@@ -166,20 +139,26 @@ class Reporter:
         self._in_trouble = False
 
 
-def _first_of(queue: Iterable[_Noted]) -> Iterator[_Noted]:
-    """As many as one request may carry, and one at least."""
-    characters = 0
-    for number, noted in enumerate(islice(queue, BATCH_SPANS)):
-        report = noted.report
-        characters += len(report.error) + sum(map(len, chain.from_iterable(report.attributes.items())))
-        if number and characters > BATCH_CHARACTERS:
-            return
-        yield noted
+def batch_spans(queue: Iterable[_Noted]) -> list[trace_pb2.Span]:
+    """One finished span for each of the oldest reports (Z-53): as many as one request may carry, and one at least."""
+    spans, size = list[trace_pb2.Span](), 0
+    for noted in islice(queue, BATCH_SPANS):
+        span = span_of(noted.report, noted.at)
+        size += size_of(span)
+        if size > MAX_BYTES and spans:
+            break
+        spans.append(span if size <= MAX_BYTES else _cut(span))
+    return spans
 
 
-def batch_spans(batch: Iterable[_Noted]) -> list[trace_pb2.Span]:
-    """One finished span per report (Z-53)."""
-    return [span_of(noted.report, noted.at) for noted in batch]
+def _cut(span: trace_pb2.Span) -> trace_pb2.Span:
+    """The same, small enough for any server; tried whole, it would be refused for ever."""
+    log.warning("report cut", check=span.name[:100], bytes=span.ByteSize())
+    short = trace_pb2.Span()
+    short.CopyFrom(span)
+    del short.attributes[:]
+    short.name, short.status.message = span.name[:CUT_CHARACTERS], span.status.message[:CUT_CHARACTERS]
+    return short
 
 
 def span_of(report: Report, at: datetime) -> trace_pb2.Span:

@@ -4,29 +4,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
-from grpc import aio
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 
 from pomerium_agent.databroker.backend import Backend
-from pomerium_agent.errors import ControlPlaneUnavailable, Refused, Retryable
+from pomerium_agent.errors import Retryable
 from pomerium_agent.pb.pomerium import connect_pb2
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Check, Health
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.settings import Endpoint
 from pomerium_agent.zero.active_users import stored_counts
-from pomerium_agent.zero.identity import Identity
+from pomerium_agent.zero.connect import TelemetryRequests
+from pomerium_agent.zero.export import MAX_BYTES, METRICS, Exporter, size_of
 from pomerium_agent.zero.otlp_metrics import CORE, ENVOY, families, user_gauges
-from pomerium_agent.zero.report import EXPORT_TIMEOUT, resource_of
+from pomerium_agent.zero.report import resource_of
 from pomerium_agent.zero.sent import Sent
-from pomerium_agent.zero.token import TELEMETRY_MIN_TTL, TokenCache
-from pomerium_agent.zero.transport import bearer_metadata, describe, is_unauthenticated, open_channel
 
 log = structlog.get_logger(__name__)
-
-EXPORT_METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
-MAX_EXPORT_BYTES = 3 * 1024 * 1024  # gRPC servers take messages of 4 MiB
 
 Scrape = Callable[[], Awaitable[str]]  # the text format of Prometheus; raises EnvoyUnavailable
 
@@ -38,13 +32,10 @@ class Telemetry:
     """
 
     def __init__(
-        self, endpoint: Endpoint, identity: Identity, roots: bytes, tokens: TokenCache, *,
+        self, exporter: Exporter, *,
         sent: Sent, envoy: Latest[Scrape | None], leading: Latest[Backend | None], health: Health, clock: Clock,
     ) -> None:  # fmt: skip
-        self._endpoint = endpoint
-        self._identity = identity
-        self._roots = roots
-        self._tokens = tokens
+        self._exporter = exporter
         self._sent = sent
         self._envoy = envoy
         self._leading = leading
@@ -52,14 +43,14 @@ class Telemetry:
         self._clock = clock
         self._began = clock.now()
 
-    async def run(self, requests: asyncio.Queue[connect_pb2.TelemetryRequest]) -> None:
+    async def run(self, requests: TelemetryRequests) -> None:
         """Answer until cancelled; those that come meanwhile wait in the queue, which the stream never does (Z-58)."""
         while True:
             await self.answer(await requests.get())
 
     async def answer(self, request: connect_pb2.TelemetryRequest) -> None:
         """Collect what is asked for, and send it."""
-        scopes = await self._collect(request)
+        scopes = await asyncio.to_thread(within, await self._collect(request), MAX_BYTES)
         try:
             await self._export(scopes)
         except Retryable as error:
@@ -95,38 +86,35 @@ class Telemetry:
         self, scope: str, text: str, names: Sequence[str], labels: Sequence[str]
     ) -> metrics_pb2.ScopeMetrics:
         def convert() -> metrics_pb2.ScopeMetrics:
-            found = families(scope, text, names, labels, since=self._began, now=self._clock.now())
-            return within(found, MAX_EXPORT_BYTES)
+            return families(scope, text, names, labels, since=self._began, now=self._clock.now())
 
         return await asyncio.to_thread(convert)
 
     async def _export(self, scopes: Sequence[metrics_pb2.ScopeMetrics]) -> None:
+        resource = resource_of(self._exporter.identity)
         request = metrics_service_pb2.ExportMetricsServiceRequest(
-            resource_metrics=[metrics_pb2.ResourceMetrics(resource=resource_of(self._identity), scope_metrics=scopes)]
+            resource_metrics=[metrics_pb2.ResourceMetrics(resource=resource, scope_metrics=scopes)]
         )
-        try:
-            bearer = await self._tokens.bearer(TELEMETRY_MIN_TTL)
-        except Refused as error:  # whoever does the work under this token meets the same answer and decides
-            raise ControlPlaneUnavailable(f"refused: {error}") from error
-        async with open_channel(self._endpoint, self._identity, self._roots) as channel:
-            export = channel.unary_unary(
-                EXPORT_METHOD,
-                request_serializer=metrics_service_pb2.ExportMetricsServiceRequest.SerializeToString,
-                response_deserializer=metrics_service_pb2.ExportMetricsServiceResponse.FromString,
-            )
-            try:
-                await export(request, metadata=bearer_metadata(bearer), timeout=EXPORT_TIMEOUT)
-            except aio.AioRpcError as error:
-                if is_unauthenticated(error):
-                    self._tokens.reset(bearer)
-                raise ControlPlaneUnavailable(f"{self._endpoint.authority}: {describe(error)}") from error
+        async with self._exporter.open() as channel:
+            await self._exporter.send(channel, METRICS, request)
 
 
-def within(scope: metrics_pb2.ScopeMetrics, limit: int) -> metrics_pb2.ScopeMetrics:
-    """The scope with as many of its series, from the first on, as fit into `limit` bytes."""
+def within(scopes: Sequence[metrics_pb2.ScopeMetrics], limit: int) -> list[metrics_pb2.ScopeMetrics]:
+    """The scopes with as many of their series, from the first on, as fit into `limit` bytes together.
+
+    The small ones are served first, so that a long one does not push them out.
+    """
+    fitting = list(scopes)
+    for place in sorted(range(len(scopes)), key=lambda place: scopes[place].ByteSize()):
+        fitting[place] = _cut(scopes[place], limit)
+        limit -= size_of(fitting[place])
+    return fitting
+
+
+def _cut(scope: metrics_pb2.ScopeMetrics, limit: int) -> metrics_pb2.ScopeMetrics:
     size = 0
     for number, metric in enumerate(scope.metrics):
-        size += metric.ByteSize() + 8
+        size += size_of(metric)
         if size > limit:
             log.warning("series left out of telemetry", scope=scope.scope.name, left_out=len(scope.metrics) - number)
             return metrics_pb2.ScopeMetrics(scope=scope.scope, metrics=scope.metrics[:number])

@@ -68,6 +68,11 @@ class TokenCache:
         self._bearer = None
         self._era += 1
 
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the remembered bearer is good for, below zero when it has expired; None without one."""
+        return None if self._bearer is None else self._expires - self._clock.monotonic()
+
     def _usable(self, min_ttl: timedelta) -> Secret | None:
         if self._bearer is None or self._expires <= self._clock.monotonic() + min_ttl.total_seconds():
             return None

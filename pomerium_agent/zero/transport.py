@@ -9,6 +9,7 @@ from grpc import aio
 from pomerium_agent.settings import Endpoint, Secret
 from pomerium_agent.zero.egress import proxy_url
 from pomerium_agent.zero.identity import Identity
+from pomerium_agent.zero.text import without
 
 CONNECT_MS = 20_000
 LOST = ("Stream removed", "Socket closed", "Connection reset by peer")
@@ -69,8 +70,8 @@ def is_unauthenticated(error: aio.AioRpcError) -> bool:
     return error.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def describe(error: aio.AioRpcError) -> str:
-    """The status and text of a failed call, in one line.
+def describe(error: aio.AioRpcError, bearer: Secret) -> str:
+    """The status and text of a failed call, in one line, without the bearer that it carried.
 
     The library tells of one and the same lost connection in words that differ by who noticed first, reader or writer;
     here they are the same, or a health check would have news at every try (Z-52).
@@ -78,4 +79,4 @@ def describe(error: aio.AioRpcError) -> str:
     details = error.details() or "no details"
     if error.code() is grpc.StatusCode.UNAVAILABLE and any(words in details for words in LOST):
         details = "the connection was lost"
-    return f"{error.code().name}: {details}"
+    return f"{error.code().name}: {without(details, bearer)}"

@@ -18,11 +18,13 @@ from pomerium_agent.errors import Retryable, SettingsError
 from pomerium_agent.zero.answers import BootstrapConfig
 from pomerium_agent.zero.api import read_at_most
 from pomerium_agent.zero.bootstrap_file import BootstrapFile, seal_bootstrap
+from pomerium_agent.zero.text import without
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_REASON = 500
+SAVED = (200, 201)
 
 
 class Writeback(Protocol):
@@ -123,7 +125,7 @@ class SecretWriteback:
                 status, reason = await self._apply(body)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise WritebackFailed(f"{self._name}: {error or type(error).__name__}") from error
-        if status not in (200, 201):
+        if status not in SAVED:
             raise WritebackFailed(f"{self._name}: Kubernetes answered {status}: {reason}")
         self._saved = bootstrap
 
@@ -139,7 +141,9 @@ class SecretWriteback:
                 URL(self._target.url, encoded=True), data=body, headers=headers, ssl=self._tls, allow_redirects=False
             ) as response,
         ):
-            return response.status, _reason(await read_at_most(response, MAX_ANSWER_BYTES))
+            if response.status in SAVED:  # what was written is shown then, with all that the secret holds beside it
+                return response.status, ""
+            return response.status, without(_reason(await read_at_most(response, MAX_ANSWER_BYTES)), token)
 
     def _body(self, sealed: bytes) -> bytes:
         """The object to apply; JSON is YAML, and needs no quoting rules of its own."""

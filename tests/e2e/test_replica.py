@@ -8,9 +8,9 @@ import time
 import aiohttp
 import pytest
 
-from pomerium_agent.demo.playground import ReplicaAt, free_port
+from pomerium_agent.demo.playground import ReplicaAt, free_port, run_console
 from tests.e2e.load import answers, load
-from tests.e2e.world import CLUSTER, HELLO, World, console_again, eventually, kill, open_world
+from tests.e2e.world import CLUSTER, HELLO, World, eventually, kill, open_world
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -93,7 +93,12 @@ async def test_requests_go_on_without_the_console_and_the_next_apply_arrives_aft
             kill(world.cluster.console.running.pid)
             await world.cluster.console.running.process.wait()
             assert (await world.get(replica, "hello")).status == 200
-            async with console_again(world):
+            api_port = int(world.cluster.console.cluster_api.split(":")[2].split("/")[0])
+            grpc_port = int(world.cluster.console.connect.rpartition(":")[2])
+
+            async with run_console(
+                world.cluster.console.data_dir, world.cluster.directory, api_port=api_port, grpc_port=grpc_port
+            ):
                 await world.apply(HELLO, HELLO.replace("hello.DOMAIN", "late.DOMAIN"))
 
                 await eventually("the late route answers", lambda: answers(world, replica, "late"))
@@ -160,6 +165,10 @@ async def test_an_agent_that_begins_without_the_control_plane_serves_on_what_env
             await eventually("the configuration is kept", is_kept)
             await eventually("the robot gets in", lambda: gets_in(world, replica, robot))
             agent = (await replica.pids())["agent"]
+            ports = [
+                int(url.split(":")[2].split("/")[0])
+                for url in (world.cluster.console.cluster_api, world.cluster.console.connect)
+            ]
 
             async with load(world, replica, "hello") as seen:
                 await seen.some()
@@ -177,7 +186,9 @@ async def test_an_agent_that_begins_without_the_control_plane_serves_on_what_env
             assert status["ready"]
             assert status["config"]["last_good_of"]  # type: ignore[index]  # our own JSON
             assert {name: n for name, n in (await ads_counters(replica)).items() if name.endswith("_sent")} == {}
-            async with console_again(world):
+            async with run_console(
+                world.cluster.console.data_dir, world.cluster.directory, api_port=ports[0], grpc_port=ports[1]
+            ):
                 await world.apply(HELLO, HELLO.replace("hello.DOMAIN", "late.DOMAIN"))
                 await eventually("the late route answers", lambda: answers(world, replica, "late"))
 

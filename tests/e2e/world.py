@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
-from pomerium_agent.demo.playground import Cluster, ReplicaAt, open_cluster, run_console, visitor
+from pomerium_agent.demo.playground import Cluster, ReplicaAt, open_cluster, visitor
 from pomerium_agent.demo.upstream import Upstream, serve_upstream
 
 CLUSTER = "test"
@@ -76,16 +76,6 @@ from: https://hello.DOMAIN
 to: UPSTREAM
 allow_public_unauthenticated_access: true
 """
-
-
-@asynccontextmanager
-async def console_again(world: World) -> AsyncIterator[None]:
-    """The console that was killed is back for the length of the block, with its data and at its addresses."""
-    gone = world.cluster.console
-    api_port = int(gone.cluster_api.split(":")[2].split("/")[0])
-    grpc_port = int(gone.connect.rpartition(":")[2])
-    async with run_console(gone.data_dir, world.cluster.directory, api_port=api_port, grpc_port=grpc_port):
-        yield
 
 
 @asynccontextmanager

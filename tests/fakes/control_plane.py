@@ -122,6 +122,7 @@ class FakeControlPlane:
         self.subscribe_refusals: deque[grpc.StatusCode] = deque()
         self.silent_subscribe = False  # keep the response headers until there is a message
         self.export_refusals: deque[grpc.StatusCode] = deque()
+        self.echoes = False  # a refusal of gRPC says whom it refused
         self.export_attempts = 0
         self._script: dict[str, deque[Say]] = {}
         self._always: dict[str, Say] = {}
@@ -201,7 +202,7 @@ class FakeControlPlane:
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         if self.subscribe_refusals:
             self._notify()
-            await context.abort(self.subscribe_refusals.popleft(), "scripted refusal")
+            await context.abort(self.subscribe_refusals.popleft(), self._refusal(context))
         if metadata.get("authorization", "").removeprefix("Bearer ") not in self.bearers:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown bearer")
         subscription = Subscription(request, metadata, metadata.get("grpc-encoding", ""))
@@ -222,7 +223,7 @@ class FakeControlPlane:
         self.export_attempts += 1
         self._notify()
         if self.export_refusals:
-            await context.abort(self.export_refusals.popleft(), "scripted refusal")
+            await context.abort(self.export_refusals.popleft(), self._refusal(context))
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         if metadata.get("authorization", "").removeprefix("Bearer ") not in self.bearers:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown bearer")
@@ -234,13 +235,16 @@ class FakeControlPlane:
         self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: aio.ServicerContext[Any, Any]
     ) -> metrics_service_pb2.ExportMetricsServiceResponse:
         if self.export_refusals:
-            await context.abort(self.export_refusals.popleft(), "scripted refusal")
+            await context.abort(self.export_refusals.popleft(), self._refusal(context))
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         if metadata.get("authorization", "").removeprefix("Bearer ") not in self.bearers:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "unknown bearer")
         self.metric_exports.append(request)
         self._notify()
         return metrics_service_pb2.ExportMetricsServiceResponse()
+
+    def _refusal(self, context: aio.ServicerContext[Any, Any]) -> str:
+        return f"scripted refusal of {context.invocation_metadata()}" if self.echoes else "scripted refusal"
 
     def _behave(self, operation: str, request: web.Request) -> Say:
         if operation == "exchangeToken":

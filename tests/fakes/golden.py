@@ -66,6 +66,7 @@ def resources_of(snapshot: ConfigSnapshot, directory: str = "/run/agent", *, ipv
     local = LocalAddresses(
         authorize_socket=f"{directory}/authorize.sock",
         pages_socket=f"{directory}/pages.sock",
+        metrics_socket=f"{directory}/metrics.sock",
         system_ca=_system_roots(),
         ipv6=ipv6,
     )

@@ -54,8 +54,10 @@ def session(
     return record(entries.SESSION, id, message)
 
 
-def account(id: str, user: str, *, expires: datetime | None = None) -> Record:
+def account(id: str, user: str, *, expires: datetime | None = None, accessed: datetime | None = None) -> Record:
     message = user_pb2.ServiceAccount(id=id, user_id=user)
+    if accessed is not None:
+        message.accessed_at.FromDatetime(accessed)
     if expires is not None:
         message.expires_at.FromDatetime(expires)
     return record(entries.SERVICE_ACCOUNT, id, message)

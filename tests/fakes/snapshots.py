@@ -29,6 +29,7 @@ from tests.fakes.golden import self_signed
 LOCAL = LocalAddresses(
     authorize_socket="/run/agent/authorize.sock",
     pages_socket="/run/agent/pages.sock",
+    metrics_socket="/run/agent/metrics.sock",
     system_ca=Path(certifi.where()).read_text(),
 )
 

@@ -189,7 +189,9 @@ def test_variables_of_a_self_managed_pomerium_are_ignored() -> None:
     assert settings == plain
 
 
-@pytest.mark.parametrize("name", ["ADDRESS", "HTTP_REDIRECT_ADDR", "HEALTH_CHECK_ADDR", "GRPC_ADDRESS"])
+@pytest.mark.parametrize(
+    "name", ["ADDRESS", "HTTP_REDIRECT_ADDR", "HEALTH_CHECK_ADDR", "GRPC_ADDRESS", "METRICS_ADDRESS"]
+)
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", ":99999", ":http", "https://a:1"])
 def test_a_misspelt_address_is_refused_and_opens_no_other(name: str, address: str) -> None:
     with pytest.raises(SettingsError, match=f"{name}: .* is not host:port, for example"):

@@ -21,6 +21,7 @@ def check(local: Local, replica: Replica | None) -> Iterator[Finding]:
         ("ADDRESS", local.address),
         ("HTTP_REDIRECT_ADDR", local.http_redirect_addr),
         ("HEALTH_CHECK_ADDR", local.health_check_addr),
+        ("METRICS_ADDRESS", local.metrics_address),
     ):
         if address:
             yield _bind(name, address, ours)

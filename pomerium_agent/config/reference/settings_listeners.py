@@ -1,8 +1,10 @@
 """Settings of what visitors connect to."""
 
-from pomerium_agent.config.reference.field import Topic, ignored, later, works
+from pomerium_agent.config.reference.field import Beside, Topic, ignored, later, works
 
 REFERENCE = "Resolved into another field for entity records (R-3)."
+METRICS = {"metrics_address": "127.0.0.1:9902"}
+METRICS_CERTIFICATE = {"metrics_certificate": {"cert_bytes": "${chain:metrics}", "key_bytes": "${key:metrics}"}}
 
 LISTENERS = Topic(
     "Listeners",
@@ -146,13 +148,37 @@ LOGS = Topic(
         works("authorize_log_fields", "P0", "Fields of a line per decision.", ["email", "path"]),
         *ignored("Provenance and user interface of the control plane.", "P1", installation_id="i"),
         *ignored(REFERENCE, "P1", metrics_client_ca_key_pair_id="ca"),
-        *later(
-            "the metrics listener",
+        works(
+            "metrics_address",
             "P1",
-            metrics_address="127.0.0.1:9902",
-            metrics_basic_auth="YTpi",
-            metrics_certificate={"cert_bytes": "${chain:metrics}", "key_bytes": "${key:metrics}"},
-            metrics_client_ca="${chain:clients.example.com}",
+            "A listener for `/metrics` and `/metrics/envoy`; its default port is 9902.",
+            "127.0.0.1:9902",
+            default="none",
+            broken=":0",
+        ),
+        works(
+            "metrics_basic_auth",
+            "P1",
+            "Who may scrape: base64 of `user:password`. It guards every path of that listener.",
+            Beside("YWRhOmxvdmVsYWNl", METRICS),
+            default="whoever reaches it",
+            broken=Beside("ada:lovelace", METRICS),
+        ),
+        works(
+            "metrics_certificate",
+            "P1",
+            "TLS on that listener.",
+            Beside({"cert_bytes": "${chain:metrics}", "key_bytes": "${key:metrics}"}, METRICS),
+            default="plain HTTP",
+            broken=Beside({"cert_bytes": "${chain:metrics}", "key_bytes": "${key:another}"}, METRICS),
+        ),
+        works(
+            "metrics_client_ca",
+            "P1",
+            "Only clients with a certificate of this authority may scrape.",
+            Beside("${chain:clients.example.com}", METRICS | METRICS_CERTIFICATE),
+            default="none are asked for",
+            broken=Beside("nonsense", METRICS | METRICS_CERTIFICATE),
         ),
         works("otel_traces_exporter", "P1", "`otlp`: traces are sent.", "otlp", default="none", broken="jaeger"),
         works(

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from pomerium_agent.agent.board import Board
-from pomerium_agent.agent.control import serve_control
+from pomerium_agent.agent.control import build_control_app, serve_control
 from pomerium_agent.authorize.decide import Case, decide
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.rules import RouteRules
@@ -32,6 +32,7 @@ from pomerium_agent.envoyconfig.route import checksum
 from pomerium_agent.errors import SettingsError
 from pomerium_agent.policy import RouteRules as AllowFields
 from pomerium_agent.policy import build_route_policy
+from pomerium_agent.runtime.clock import SystemClock
 from pomerium_agent.runtime.health import Health
 from tests.fakes.console import QUICKSTART
 from tests.fakes.snapshots import route
@@ -153,6 +154,21 @@ async def test_the_health_address_explains_nothing(tmp_path: Path, free_port: Ca
         client.post("/explain", json={"url": "https://wiki.example.com/"}) as answer,
     ):
         assert (alive.status, answer.status) == (200, 404)
+
+
+async def test_the_health_address_answers_probes_and_nothing_else(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """Z-55: what was sent to the control plane, the sessions and the keys are for whoever may open the socket."""
+    address, at = f"127.0.0.1:{free_port()}", board()
+    routes = [(route.method, route.resource) for route in build_control_app(at, SystemClock()).router.routes()]
+    found: dict[str, bool] = {}
+    async with serving(at, tmp_path, address), aiohttp.ClientSession(f"http://{address}") as client:
+        for method, resource in routes:
+            path = resource.canonical.replace("{id}", "1") if resource else ""
+            async with client.request(method, path) as answer:
+                found[path] = found.get(path, False) or answer.status != 404
+
+    assert "/telemetry" in found
+    assert {path for path, answered in found.items() if answered} == {"/status", "/startupz", "/readyz", "/healthz"}
 
 
 async def test_the_whole_configuration_is_told_for_export_and_comparison(tmp_path: Path) -> None:

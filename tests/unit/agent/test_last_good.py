@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pomerium_agent.agent.last_good import HEADER, Kept, LastGood, open_kept, parse_kept, seal_kept
 from pomerium_agent.config.digest import records_digest
 from pomerium_agent.errors import ConfigRejected
+from tests.fakes import session_records as people
 from tests.fakes.config_records import config, route
 
 KEY = bytes(range(32))
@@ -19,7 +20,7 @@ AT = datetime(2030, 6, 1, 12, tzinfo=UTC)
 
 def kept(*paths: str) -> Kept:
     records = tuple(config(path, route(prefix=path)) for path in paths)
-    return Kept(digest=records_digest(records), at=AT, records=records)
+    return Kept(digest=records_digest(records), at=AT, records=records, callers=(people.account("robot", "u"),))
 
 
 async def test_what_was_kept_comes_back_and_nobody_else_can_read_it(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -19,7 +19,8 @@ from pomerium_agent.databroker import MemoryBackend
 from pomerium_agent.records import Record
 from pomerium_agent.runtime.health import Check, Health, Report
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.sessions.entries import SERVICE_ACCOUNT, AccountEntry
+from pomerium_agent.sessions.handle import Handle
+from pomerium_agent.sessions.identity import resolve
 from pomerium_agent.sessions.live import Sessions, open_sessions
 from tests.fakes import session_records as people
 from tests.fakes.clock import ManualClock
@@ -55,18 +56,13 @@ class Stage:
         self.board = Board(version="", instance="", health=self.health, keeper_pid=0, envoy_pid=Latest(ENVOY))
         self.last_good = LastGood(self.directory, KEY)
         self.seen: list[str] = []
-        self.sessions: Sessions
+        self.sessions = Sessions(self.store)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        async with open_sessions(self.store, self.clock, Health()) as self.sessions:
-            await self.sessions_settled()
-            async with self.supplying():
-                yield
+        async with open_sessions(self.store, self.clock, self.health) as self.sessions, self.supplying():
+            yield
         await self.store.close()
-
-    async def sessions_settled(self) -> None:
-        await self.until(lambda: self.sessions.loaded)
 
     @asynccontextmanager
     async def supplying(self) -> AsyncIterator[None]:
@@ -233,6 +229,78 @@ async def test_what_cannot_be_written_is_said_and_tried_again(tmp_path: Path) ->
         await stage.until(lambda: stage.kept_here("/live"))
 
 
+ROBOT = (
+    people.account("robot", "u-robot"),
+    people.directory_user("u-robot", email="robot@example.com", group_ids=["g1", "g9"]),
+    people.directory_group("g1", "Robots"),
+)
+OTHERS = (people.directory_user("u-ada", group_ids=["g2"]), people.directory_group("g2", "Engineers"))
+
+
+async def callers_kept(stage: Stage, wanted: tuple[Record, ...]) -> None:
+    """Until the file says so."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await LastGood(stage.directory, KEY).load()
+            if found is not None and {(r.type, r.id, r.data) for r in found.callers} == {
+                (r.type, r.id, r.data) for r in wanted
+            }:
+                return
+            await stage.clock.advance(0.1)
+            await asyncio.sleep(0.001)
+
+
+async def test_service_accounts_and_what_is_known_of_their_users_are_kept_too(tmp_path: Path) -> None:
+    """And follow every change; that an account was used is none."""
+    stage = Stage(tmp_path)
+    async with stage.running():
+        await stage.store.put((*records("/live"), *ROBOT[:1]))
+        stage.filled.set(True)
+        await callers_kept(stage, ROBOT[:1])
+        await stage.store.put((*OTHERS, *ROBOT[1:]))
+        await callers_kept(stage, ROBOT)
+        before = stage.last_good.path.stat().st_mtime_ns
+
+        await stage.store.put([people.account("robot", "u-robot", accessed=AT)])
+        for _ in range(50):
+            await stage.clock.advance(0.1)
+            await asyncio.sleep(0.001)
+        assert stage.last_good.path.stat().st_mtime_ns == before
+
+        await stage.store.put([people.directory_group("g1", "Renamed")])
+        await callers_kept(stage, (*ROBOT[:2], people.directory_group("g1", "Renamed")))
+        await stage.store.put([people.gone(ROBOT[0])])
+        await callers_kept(stage, ())
+
+
+async def test_service_accounts_are_lent_while_what_is_stale_is_served(tmp_path: Path) -> None:
+    """Never by way of the store; those that the control plane has revoked meanwhile end the moment it is back."""
+    stage = Stage(tmp_path)
+    revoked, expired = people.account("revoked", "u"), people.account("expired", "u", expires=AT)
+    await stage.last_good.save(replace(kept("/stale"), callers=(*ROBOT, revoked, expired)))
+    async with stage.running():
+        await stage.until_serves("/stale")
+        sessions = stage.sessions
+        robot = resolve(sessions, Handle(id="robot"), stage.clock.now())
+        assert robot is not None
+        assert (robot.identity.email, robot.group_names) == ("robot@example.com", {"g1": "Robots"})
+        assert sessions.service_account("revoked") is not None
+        assert sessions.service_account("expired") is None
+        _, in_store = await stage.store.latest("")
+        assert in_store == ()
+
+        await stage.store.put(ROBOT)
+        stage.filled.set(True)
+        await stage.until(lambda: sessions.service_account("revoked") is None)
+
+        again = resolve(sessions, Handle(id="robot"), stage.clock.now())
+        assert again is not None
+        assert again.identity == robot.identity
+        await stage.store.put(records("/live"))
+        await stage.until_serves("/live")
+        assert sessions.service_account("robot") is not None
+
+
 class Timed(LastGood):
     """Notes when it was written, by the clock of the stage."""
 
@@ -261,39 +329,3 @@ async def test_a_burst_of_changes_is_not_written_one_by_one_and_its_end_is(tmp_p
 
     assert len(timed.times) > 1
     assert all(later - earlier >= KEEP_EVERY for earlier, later in pairwise(timed.times))
-
-
-async def test_service_accounts_are_kept_with_it_lent_while_it_is_stale_and_the_console_has_the_last_word(
-    tmp_path: Path,
-) -> None:
-    """A-7, A-32, architecture 4.4: whoever was revoked meanwhile is out as soon as the console has spoken."""
-    before = Stage(tmp_path)
-    async with before.running():
-        await before.store.put(records("/live"))
-        before.filled.set(True)
-        await before.until(lambda: before.kept_here("/live"))
-        await before.store.put((people.account("stays", "u"), people.account("revoked", "u")))
-
-        async def both() -> bool:
-            found = await LastGood(tmp_path, KEY).load()
-            return found is not None and set(found.accounts) == {"stays", "revoked"}
-
-        async with asyncio.timeout(10):
-            while not await both():
-                await before.clock.advance(0.1)
-
-    after = Stage(tmp_path)
-    async with after.running():
-        await after.until_serves("/live")
-        lent = {id: after.sessions.version_of(id) for id in ("stays", "revoked")}
-        assert all(lent.values())
-        assert after.sessions.service_account("stays") == AccountEntry(user_id="u")
-        assert not (await after.store.latest(SERVICE_ACCOUNT))[1]
-
-        await after.store.put((*records("/newer"), people.account("stays", "u")))
-        after.filled.set(True)
-        await after.until_serves("/newer")
-
-        assert after.sessions.service_account("revoked") is None
-        assert after.sessions.version_of("revoked") == 0
-        assert after.sessions.version_of("stays") not in (0, lent["stays"])

@@ -60,6 +60,9 @@ async def test_neither_a_login_nor_its_failure_leaves_a_secret_in_the_log(tmp_pa
             answers = [await stage.browser.get(each) for each in (url, url, odd)]
 
     assert [answer.status for answer in answers] == [302, 400, 400]
+    counted = stage.desk.metrics.text().decode()
+    assert 'logins_total{result="success"} 1.0' in counted
+    assert 'logins_total{result="refused"} 2.0' in counted
     said = json.dumps(logs, default=str)
     assert [entry["event"] for entry in logs] == ["signed in", "login page refused", "login page refused"]
     sent = [value.partition("=")[2] for each in (url, odd) for value in urlsplit(each).query.split("&")]

@@ -381,3 +381,20 @@ async def test_a_route_that_was_closed_is_closed_at_once() -> None:
         here.rules.set(with_route(route(policy=closed), RULES))
         assert here.ask(headers=cookie("s-ada")).status == 403
         await settle()
+
+
+async def test_an_account_that_was_taken_back_is_not_remembered_as_allowed() -> None:
+    """A-32: what was lent for a control plane that is away ends with the loan, whatever was decided meanwhile."""
+    anybody = with_route(route('[{"allow": {"and": [{"authenticated_user": true}]}}]'))
+    carried = cookie("robot", idp_id="")
+    async with room(anybody, records=()) as at:
+        assert not at.ask(headers=carried).allowed
+        at.sessions.lend([people.account("robot", "u"), people.account("stays", "u")], at.stage.clock.now())
+        assert [at.ask(headers=carried).allowed for _ in range(3)] == [True, True, True]
+        assert at.ask(headers=cookie("stays", idp_id="")).allowed
+        await at.stage.put(people.account("stays", "u"))
+
+        await at.sessions.take_back()
+
+        assert not at.ask(headers=carried).allowed
+        assert at.ask(headers=cookie("stays", idp_id="")).allowed

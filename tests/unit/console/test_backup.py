@@ -5,22 +5,15 @@ import stat
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pomerium_agent.cli.console import console_app
 from pomerium_agent.console.store import open_store
 from pomerium_agent.errors import SettingsError
+from tests.unit.console.typed import refused, type_in
 
 
 @pytest.fixture(autouse=True)
 def _own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POMERIUM_CONSOLE_DATA", str(tmp_path / "data"))
-
-
-def type_in(*words: str) -> str:
-    done = CliRunner().invoke(console_app, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 def test_a_copy_and_the_key_make_a_console_elsewhere(tmp_path: Path) -> None:
@@ -58,12 +51,10 @@ def test_the_copy_is_one_file_for_its_owner_and_replaces_the_one_before(tmp_path
 def test_a_place_that_cannot_be(place: str, says: str, tmp_path: Path) -> None:
     type_in("cluster", "create", "demo")
 
-    with pytest.raises(SettingsError, match=says):
-        CliRunner().invoke(console_app, ["backup", str(tmp_path / place)], catch_exceptions=False)
+    assert says in refused("backup", str(tmp_path / place))
 
 
 def test_a_copy_beside_the_database_is_none(tmp_path: Path) -> None:
     type_in("cluster", "create", "demo")
 
-    with pytest.raises(SettingsError, match="another disk"):
-        CliRunner().invoke(console_app, ["backup", str(tmp_path / "data/copy.db")], catch_exceptions=False)
+    assert "another disk" in refused("backup", str(tmp_path / "data/copy.db"))

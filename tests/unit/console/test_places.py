@@ -242,6 +242,37 @@ def reports(role: str) -> tuple[HealthReport, ...]:
     )
 
 
+async def test_a_leader_that_was_killed_is_not_taken_for_one(tmp_path: Path) -> None:
+    """Z-29: it had no time to say that it gave the lease back, and within half a minute somebody else has it."""
+    async with visited_console(tmp_path) as visit:
+        for name in ("one", "two"):
+            seen = Sighting(cluster_id=visit.cluster.id, instance=name, hostname=name)
+            visit.console.store.sightings.joined(seen, NOW)
+            visit.console.store.sightings.reported(seen, reports("active"), NOW)
+            if name == "one":
+                visit.console.store.sightings.left(seen, NOW)
+
+        found = read_status(visit.console.store, visit.cluster, console_runs=True)
+        unknown = read_status(visit.console.store, visit.cluster, console_runs=False)
+
+    assert [each.to_json()["lease_holder"] for each in found.replicas] == [None, True]
+    assert [each.to_json()["lease_holder"] for each in unknown.replicas] == [None, None]
+
+
+async def test_trouble_of_the_time_when_a_replica_led_is_not_shown_any_more(tmp_path: Path) -> None:
+    """Z-30, Z-53: only its holder brings bundles, and that somebody has stopped to is said by no span."""
+    trouble = HealthReport(check="zero.resource-bundle.config", error="the download stalled")
+    async with visited_console(tmp_path) as visit:
+        for name, role in (("one", "active"), ("six", ""), ("two", "standby")):
+            seen = Sighting(cluster_id=visit.cluster.id, instance=name, hostname=name)
+            visit.console.store.sightings.joined(seen, NOW)
+            visit.console.store.sightings.reported(seen, (*(reports(role) if role else ()), trouble), NOW)
+
+        found = read_status(visit.console.store, visit.cluster, console_runs=True)
+
+    assert [trouble.check in each.failing for each in found.replicas] == [True, True, False]
+
+
 async def test_a_status_says_who_has_the_lease_and_what_envoy_refuses(tmp_path: Path) -> None:
     """Z-29: the lease; Z-30: its holder runs the jobs."""
     async with visited_console(tmp_path) as visit:

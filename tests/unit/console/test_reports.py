@@ -197,6 +197,16 @@ async def test_a_replica_cannot_fill_the_disk_with_words(tmp_path: Path) -> None
     assert max(len(value) for value in report.attributes.values()) == MAX_TEXT
 
 
+async def test_a_replica_cannot_fill_the_disk_with_its_name(tmp_path: Path) -> None:
+    long = "x" * (MAX_TEXT + 1)
+    async with visited_console(tmp_path) as visit:
+        async with visit.subscribed(await visit.bearer(), hostname=long):
+            await visit.console.presence.written()
+        seen = visit.console.store.sightings.replicas(visit.cluster.id)
+
+    assert [(len(each.hostname), len(each.instance)) for each in seen] == [(MAX_TEXT, MAX_TEXT)]
+
+
 async def test_reports_need_a_bearer(tmp_path: Path) -> None:
     async with visited_console(tmp_path) as visit:
         with pytest.raises(grpc.aio.AioRpcError) as refused:

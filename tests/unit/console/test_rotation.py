@@ -1,7 +1,9 @@
 """A token rotated with an overlap: both are good until then, and the console says who still uses the old one."""
 
+import asyncio
 import json
 import math
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,15 +11,16 @@ import grpc
 import pytest
 
 from pomerium_agent.console.clusters import create_cluster, rotate_token
-from pomerium_agent.console.nudges import Numbers
+from pomerium_agent.console.nudges import Nudges, Numbers
 from pomerium_agent.console.rotation import MAX_OVERLAP, read_overlap
+from pomerium_agent.console.sightings import Sighting
 from pomerium_agent.console.status import read_status
-from pomerium_agent.console.store import open_store
+from pomerium_agent.console.store import Cluster, Store, open_store
 from pomerium_agent.console.words import status_lines
 from pomerium_agent.errors import SettingsError
 from tests.fakes.clock import ManualClock
-from tests.fakes.console import NOW, Visit, visited_console
-from tests.unit.console.test_connect import end_of, poked
+from tests.fakes.console import NOW, QUICKSTART, Visit, visited_console
+from tests.unit.console.test_connect import end_of, next_message, poked
 
 HOUR = timedelta(hours=1)
 
@@ -82,6 +85,48 @@ async def test_ending_the_overlap_refuses_the_old_token_and_leaves_the_new_one(t
         assert (await visit.get("bootstrap", fresh))[0] == 200
 
 
+async def test_a_stream_of_the_new_token_is_good_before_anybody_said_that_it_was_rotated(tmp_path: Path) -> None:
+    """W1: whoever rotates pokes the console afterwards, and a replica may be quicker."""
+    async with visited_console(tmp_path) as visit, visit.subscribed(await visit.bearer(), instance="a") as old:
+        new = rotate_token(visit.console.store, visit.cluster)
+        _, fresh = await exchanged(visit, str(new))
+
+        async with visit.subscribed(fresh, instance="b") as call:
+            visit.apply(QUICKSTART)
+            await poked(visit)
+
+            assert (await next_message(call)).config_updated.changeset_version == 2
+        assert (await end_of(old))[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_what_was_read_before_does_not_replace_what_was_read_after(tmp_path: Path) -> None:
+    """Z-20: a slow look at the store must not hide what a quick one has found since."""
+    with open_store(tmp_path) as store:
+        cluster = create_cluster(store, "demo", now=NOW).cluster
+        nudges, find = Nudges(store), store.find
+        cell = await nudges.cell(cluster.id)
+        has_read, may_return = threading.Event(), threading.Event()
+
+        def find_slowly(cluster_id: str) -> Cluster | None:
+            found = find(cluster_id)
+            if not has_read.is_set():
+                has_read.set()
+                may_return.wait(5)
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Store, "find", lambda _, cluster_id: find_slowly(cluster_id))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(nudges.refresh(cluster.id))
+                await asyncio.to_thread(has_read.wait, 5)
+                await asyncio.to_thread(rotate_token, store, cluster)
+                later = group.create_task(nudges.refresh(cluster.id))
+                await asyncio.wait([later], timeout=0.2)  # it may be done now, or wait its turn
+                may_return.set()
+
+        assert cell.value.generation == cluster.generation + 1
+
+
 async def test_the_status_says_which_replica_still_uses_the_old_token(tmp_path: Path) -> None:
     clock = ManualClock()
     async with visited_console(tmp_path, clock=clock) as visit:
@@ -106,6 +151,22 @@ async def test_the_status_says_which_replica_still_uses_the_old_token(tmp_path: 
         store.rotations.end_overlap(visit.cluster.id)
         later = read_status(store, store.cluster("demo"), console_runs=True, now=now)
         assert {each.instance: each.token for each in later.replicas} == {"a": "refused", "b": "current"}
+
+
+def test_only_those_on_the_old_token_are_counted_as_on_it(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        made = create_cluster(store, "demo", now=NOW)
+        rotate_token(store, made.cluster, now=NOW)
+        rotate_token(store, store.cluster("demo"), now=NOW, overlap=HOUR)
+        for generation, name in enumerate(("unknown", "refused", "old", "current")):
+            seen = Sighting(cluster_id=made.cluster.id, instance=name, generation=generation)
+            store.sightings.joined(seen, NOW)
+
+        found = read_status(store, store.cluster("demo"), console_runs=True, now=NOW)
+
+    assert all(each.connected and each.token == each.instance for each in found.replicas)
+    assert len(found.replicas) == 4
+    assert found.on_old_token == 1
 
 
 def test_a_third_token_does_not_silently_end_the_oldest(tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 from structlog.testing import capture_logs
-from typer.testing import CliRunner
 
-from pomerium_agent.cli.console import console_app
 from pomerium_agent.config.digest import CONFIG
 from pomerium_agent.console.accounts import ServiceAccount
 from pomerium_agent.console.bundle import SERVICE_ACCOUNT, build_accounts, build_bundle
@@ -46,6 +44,7 @@ from pomerium_agent.zero.identity import Identity
 from pomerium_agent.zero.reconciler import Reconciler
 from tests.fakes.clock import ManualClock
 from tests.fakes.console import NOW, QUICKSTART, Visit, visited_console
+from tests.unit.console.typed import refused, type_in
 
 IDENTITY = Identity(instance="i", hostname="h", version="v", envoy_version="e", user_agent="pomerium-agent/test")
 
@@ -471,16 +470,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def type_in(*words: str) -> str:
-    """Run a verb that succeeds; what it printed."""
-    done = CliRunner().invoke(console_app, ["service-account", *words], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
 @pytest.mark.usefixtures("place")
 def test_a_new_account_is_shown_with_its_token_and_lines_to_paste() -> None:
-    said = type_in("create", "robot", "--cluster", "demo", "--user-id", "ci").splitlines()
+    said = type_in("service-account", "create", "robot", "--cluster", "demo", "--user-id", "ci").splitlines()
 
     assert said[0].startswith("service account robot is made in cluster demo; it expires on 20")
     assert said[1] == "policies take it for the user ci"
@@ -497,7 +489,18 @@ def test_a_new_account_is_shown_with_its_token_and_lines_to_paste() -> None:
 
 def test_it_is_said_to_programs_too(place: Path) -> None:
     made = json.loads(
-        type_in("create", "robot", "--cluster", "demo", "--expires", "90d", "--description", "x", "--json")
+        type_in(
+            "service-account",
+            "create",
+            "robot",
+            "--cluster",
+            "demo",
+            "--expires",
+            "90d",
+            "--description",
+            "x",
+            "--json",
+        )
     )
 
     assert made["name"] == made["user_id"] == "robot"
@@ -526,7 +529,7 @@ def test_the_line_to_paste_leads_to_the_first_route_that_asks_who_calls(place: P
         cluster = store.cluster("demo")
         store.add_config(cluster.id, config, digest="d", reason="test", now=NOW, expected=1)
 
-    made = json.loads(type_in("create", "robot", "--cluster", "demo", "--json"))
+    made = json.loads(type_in("service-account", "create", "robot", "--cluster", "demo", "--json"))
 
     assert made["url"] == "https://api.elsewhere.example/v1"
     assert "--cacert" not in made["curl"]  # not the console's authority, so the system's
@@ -534,10 +537,15 @@ def test_the_line_to_paste_leads_to_the_first_route_that_asks_who_calls(place: P
 
 @pytest.mark.usefixtures("place")
 def test_a_list_names_every_account_and_shows_no_token() -> None:
-    made = json.loads(type_in("create", "robot", "--cluster", "demo", "--expires", "never", "--json"))
-    type_in("create", "ci", "--cluster", "demo", "--user-id", "u-1", "--description", "builds")
+    made = json.loads(
+        type_in("service-account", "create", "robot", "--cluster", "demo", "--expires", "never", "--json")
+    )
+    type_in("service-account", "create", "ci", "--cluster", "demo", "--user-id", "u-1", "--description", "builds")
 
-    text, listed = type_in("list", "--cluster", "demo"), type_in("list", "--cluster", "demo", "--json")
+    text, listed = (
+        type_in("service-account", "list", "--cluster", "demo"),
+        type_in("service-account", "list", "--cluster", "demo", "--json"),
+    )
 
     assert text.splitlines()[0].startswith("ci  user u-1  expires on 20")
     assert text.splitlines()[0].endswith(" UTC  builds")
@@ -552,26 +560,25 @@ def test_an_expired_account_is_called_so(place: Path) -> None:
     with open_store(place) as store:
         create_service_account(store, store.cluster("demo"), "old", now=NOW - timedelta(days=3650), expires="1d")
 
-    assert "old  user old  EXPIRED on 2020-01-05 00:00 UTC" in type_in("list", "--cluster", "demo")
-    assert json.loads(type_in("list", "--cluster", "demo", "--json"))[0]["expired"]
+    assert "old  user old  EXPIRED on 2020-01-05 00:00 UTC" in type_in("service-account", "list", "--cluster", "demo")
+    assert json.loads(type_in("service-account", "list", "--cluster", "demo", "--json"))[0]["expired"]
 
 
 @pytest.mark.usefixtures("place")
 def test_a_revoked_account_is_gone() -> None:
-    type_in("create", "robot", "--cluster", "demo")
-    type_in("create", "ci", "--cluster", "demo")
+    type_in("service-account", "create", "robot", "--cluster", "demo")
+    type_in("service-account", "create", "ci", "--cluster", "demo")
 
-    said = type_in("revoke", "robot", "--cluster", "demo")
-    gone = json.loads(type_in("revoke", "ci", "--cluster", "demo", "--json"))
+    said = type_in("service-account", "revoke", "robot", "--cluster", "demo")
+    gone = json.loads(type_in("service-account", "revoke", "ci", "--cluster", "demo", "--json"))
 
     assert said.startswith("service account robot of cluster demo is revoked\n")
     assert "its token works until one does" in said
     assert gone["revoked"]["name"] == "ci"
-    assert "there are no service accounts" in type_in("list", "--cluster", "demo")
+    assert "there are no service accounts" in type_in("service-account", "list", "--cluster", "demo")
 
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("words", [("create", "robot"), ("list",), ("revoke", "robot")])
 def test_an_unknown_cluster_is_named(words: tuple[str, ...]) -> None:
-    with pytest.raises(SettingsError, match="no cluster 'dmeo'; there are: demo"):
-        CliRunner().invoke(console_app, ["service-account", *words, "--cluster", "dmeo"], catch_exceptions=False)
+    assert "no cluster 'dmeo'; there are: demo" in refused("service-account", *words, "--cluster", "dmeo")

@@ -13,6 +13,7 @@ from pomerium_agent.console.store import open_store
 from pomerium_agent.console.words import ago
 from pomerium_agent.errors import SettingsError
 from tests.fakes.console import QUICKSTART
+from tests.unit.console.typed import refused, type_in
 
 GOOD = "routes:\n- {from: https://a.example.com, to: http://a, allow_public_unauthenticated_access: true}\n"
 
@@ -20,19 +21,6 @@ GOOD = "routes:\n- {from: https://a.example.com, to: http://a, allow_public_unau
 @pytest.fixture(autouse=True)
 def _own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POMERIUM_CONSOLE_DATA", str(tmp_path / "data"))
-
-
-def type_in(*words: str) -> str:
-    """Run a verb that succeeds; what it printed."""
-    done = CliRunner().invoke(console_app, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def refused(*words: str) -> str:
-    with pytest.raises(SettingsError) as error:
-        CliRunner().invoke(console_app, words, catch_exceptions=False)
-    return str(error.value)
 
 
 def test_a_new_cluster_is_shown_with_all_that_a_replica_needs() -> None:

@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 
 from pomerium_agent.databroker import Backend, MemoryBackend, hold_lease
+from pomerium_agent.databroker.leases import Holder
 from pomerium_agent.errors import ControlPlaneUnavailable, DatabrokerUnavailable, Refused
 from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.supervisor import supervise
@@ -304,3 +305,43 @@ async def test_who_never_had_the_lease_gives_nothing_back() -> None:
 
         assert task.cancelled()
         assert backend.asked == 1
+
+
+async def test_the_next_agent_of_a_replica_goes_on_with_the_lease_of_one_that_was_killed() -> None:
+    """D-20: and that of another replica waits for its end, as always (Z-29)."""
+    clock = ManualClock()
+    backend = MemoryBackend(clock)
+    ours, theirs = Job(clock), Job(clock)
+    assert await backend.lease(NAME, "replica-1", TTL)  # by an agent that gave nothing back
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        waiting = group.create_task(hold_lease(backend, NAME, TTL, theirs, clock, Holder("replica-2")))
+        holding = group.create_task(hold_lease(backend, NAME, TTL, ours, clock, Holder("replica-1")))
+        await settle()
+        assert ours.running()
+        await clock.advance(100)
+        assert not theirs.starts
+
+        holding.cancel()
+        await clock.advance(TTL.total_seconds())
+        assert theirs.running()
+        waiting.cancel()
+
+
+async def test_a_name_is_not_used_again_while_its_release_may_be_on_its_way() -> None:
+    """Or it would end a lease that was taken since, with the job still running (Z-29)."""
+    clock = ManualClock()
+    backend = Line(clock)
+    holder = Holder("replica-1")
+
+    async def job() -> None:
+        assert backend.holder == "replica-1"
+
+    await hold_lease(backend, NAME, TTL, job, clock, holder)
+    assert holder.name == "replica-1"
+
+    async def cut() -> None:
+        backend.cut = True
+
+    await hold_lease(backend, NAME, TTL, cut, clock, holder)
+    assert holder.name != "replica-1"

@@ -10,7 +10,7 @@ import pytest
 
 from pomerium_agent.errors import ControlPlaneUnavailable, Refused
 from pomerium_agent.zero.answers import BootstrapConfig
-from pomerium_agent.zero.api import MAX_ANSWER_BYTES, MAX_RETRY_AFTER
+from pomerium_agent.zero.api import MAX_ANSWER_BYTES, MAX_ERROR_CHARACTERS, MAX_RETRY_AFTER, PATIENCE
 from tests.fakes.authority import issue_for_loopback
 from tests.fakes.control_plane import SIGNATURE, TOKEN, Say, html, say, serve_control_plane
 from tests.fakes.raw_server import serve_raw, swallow
@@ -88,6 +88,45 @@ async def test_a_refused_exchange_is_a_refusal_of_every_call() -> None:
     assert TOKEN not in str(refused.value)
 
 
+LONG = "x" * (MAX_ERROR_CHARACTERS - 32)  # what is cut off after this leaves the beginning of what follows
+
+
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("before", ["cannot parse ", LONG])
+async def test_a_token_that_is_echoed_does_not_come_into_our_words(status: int, before: str) -> None:
+    """Zero link 4.3, 5: the error text goes to logs and reports."""
+    said = f'{before}{{"refreshToken":"{TOKEN}"}}'
+    async with serve_control_plane() as plane, open_api(plane) as api:
+        plane.script("exchangeToken", say({"error": said}, status, X_Response_Id=f"for {TOKEN}"))
+
+        with pytest.raises((Refused, ControlPlaneUnavailable)) as failed:
+            await api.bundle_ids()
+
+    assert TOKEN not in str(failed.value)
+    assert TOKEN[:5] not in str(failed.value)
+    assert before in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        say({"error": "Authorization: Bearer bearer-1 is odd"}, 400),
+        say({"error": "Authorization: Bearer bearer-1 is odd"}, 404),
+        say({"error": "no"}, 500, X_Response_Id="bearer-1"),
+        replace(say({}), content_type="text/bearer-1"),
+    ],
+)
+async def test_a_bearer_that_is_echoed_does_not_come_into_our_words(answer: Say) -> None:
+    """Zero link 4.3, 5."""
+    async with serve_control_plane() as plane, open_api(plane) as api:
+        plane.script("download", answer)
+
+        with pytest.raises((Refused, ControlPlaneUnavailable)) as failed:
+            await api.download_ticket("a")
+
+    assert "bearer-1" not in str(failed.value)
+
+
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
@@ -116,7 +155,8 @@ async def test_a_refused_exchange_is_a_refusal_of_every_call() -> None:
 )
 async def test_every_other_answer_may_pass_by_itself_and_says_what_came(answer: Say, complaint: str) -> None:
     """Z-10: zero link 4.3, W3."""
-    async with serve_control_plane() as plane, open_api(plane, patience=IMPATIENT) as api:
+    patience = IMPATIENT if answer.hang else PATIENCE
+    async with serve_control_plane() as plane, open_api(plane, patience=patience) as api:
         plane.always("bootstrap", answer)
 
         with pytest.raises(ControlPlaneUnavailable) as unavailable:

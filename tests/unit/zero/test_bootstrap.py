@@ -50,7 +50,7 @@ class House:
 async def house(writeback: Writeback | None = None) -> AsyncIterator[House]:
     clock, health, flag, connection = ManualClock(), Health(), Flag(), Latest(ConnectionState())
     async with serve_control_plane() as plane, open_api(plane, clock=clock) as api:
-        due = Schedule(connection, flag, clock=clock)
+        due = Schedule(connection, flag, clock=clock, gap=0.0)
         at = House(plane, BootstrapLoop(api, due, writeback, health=health, clock=clock), clock, health)
         at.connection, at.flag = connection, flag
         yield at

@@ -134,6 +134,19 @@ async def test_the_storage_is_quoted_when_it_says_what_is_wrong(compress: bool) 
             await downloader.fetch("config", None)
 
 
+@pytest.mark.parametrize("message", [f"{SIGNATURE} does not match", "the signature s3cr3t-signature does not match"])
+async def test_a_signature_that_is_echoed_does_not_come_into_our_words(message: str) -> None:
+    """Z-42, zero link 11.3: the signature opens the bundle to anyone, and our words go to logs and reports."""
+    body = f"<Error><Code>SignatureDoesNotMatch</Code><Message>{message}</Message></Error>".encode()
+    async with serve_control_plane() as plane, open_downloader(plane) as (_, downloader):
+        plane.script("storage", Say(status=403, body=body, content_type="application/xml"))
+
+        with pytest.raises(ControlPlaneUnavailable, match="does not match") as failed:
+            await downloader.fetch("config", None)
+
+    assert "s3cr3t" not in str(failed.value)
+
+
 GZIPPED = replace(OCTETS, body=gzip.compress(CONTENT), headers={"ETag": '"1"', "Content-Encoding": "gzip"})
 
 

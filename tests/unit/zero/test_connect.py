@@ -190,7 +190,7 @@ async def test_a_consumer_that_never_comes_does_not_hold_up_the_stream() -> None
 
         async with asyncio.timeout(PATIENCE):
             await at.stream.events.bootstrap_config_updated.wait()
-        assert at.stream.events.telemetry_requests.qsize() == TELEMETRY_REQUESTS
+        assert at.stream.events.telemetry_requests.waiting == TELEMETRY_REQUESTS
 
 
 async def test_a_stream_that_ends_comes_back() -> None:
@@ -286,6 +286,18 @@ async def test_a_connection_that_goes_dead_is_noticed() -> None:
             frozen.set()
 
             assert "UNAVAILABLE" in await at.until_failed()
+
+
+async def test_a_bearer_that_is_echoed_does_not_come_into_our_words() -> None:
+    """Zero link 5: a server may say whom it refuses; our words go to logs and reports."""
+    async with house() as at:
+        at.plane.echoes = True
+        at.plane.subscribe_refusals.append(grpc.StatusCode.PERMISSION_DENIED)
+
+        said = await at.until_failed()
+
+    assert "scripted refusal of" in said
+    assert "bearer-1" not in said
 
 
 async def test_a_bearer_that_is_refused_is_dropped() -> None:

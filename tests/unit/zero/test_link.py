@@ -138,6 +138,27 @@ async def test_bundles_are_synced_by_the_holder_of_the_lease_alone(tmp_path: Pat
     assert plane.requests("bundles") == []
 
 
+async def test_trouble_with_a_bundle_is_that_of_whoever_has_the_lease(tmp_path: Path) -> None:
+    """Z-30, Z-44: who brings no bundles any more does not go on saying that one could not be brought."""
+    check = "zero.resource-bundle.config"
+    async with serve_control_plane() as plane, linked(plane, tmp_path) as at:
+        plane.publish("config", [record("a")], etag='"1"')
+        plane.always("storage", Say(status=503))
+        taken, stores = MemoryBackend(at.link.clock), Latest[Backend](at.backend)
+        assert await taken.lease(LEASE, "another replica", timedelta(seconds=30))
+        async with run_jobs(at.link, stores):
+            await at.until_failed(check, "503")
+
+            stores.set(taken)
+
+            async with asyncio.timeout(PATIENCE):
+                async for report in at.health.follow():
+                    if report.check == check and not report.error:
+                        break
+            assert at.health.reports[Check.ZERO_LEASE].attributes == {"role": "standby"}
+        await taken.close()
+
+
 def test_the_lease_is_the_one_that_every_replica_wants() -> None:
     """Z-29: replicas of the reference among them."""
     assert ("zero-ctrl", timedelta(seconds=30)) == (LEASE, LEASE_TTL)
@@ -279,6 +300,7 @@ async def test_a_refused_replica_may_serve_on_in_silence(tmp_path: Path) -> None
             plane.always("bundles", say({"error": "token was rotated"}, 400))
 
             plane.push(CONFIG_UPDATED)
+            await clock.advance(1)
             await at.until_failed(Check.ZERO_CONNECT, "refused: bad request: token was rotated")
             await plane.until(lambda: not plane.subscriptions)
             asked = len(plane.seen)

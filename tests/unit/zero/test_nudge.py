@@ -7,18 +7,18 @@ import pytest
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
 from pomerium_agent.runtime.waiting import first_of
-from pomerium_agent.zero.nudge import ConnectionState, Flag, Schedule
+from pomerium_agent.zero.nudge import MIN_GAP, ConnectionState, Flag, Schedule
 from tests.fakes.clock import ManualClock, settle
 
 
 class Job:
     """Counts how often its schedule said it was due."""
 
-    def __init__(self, *, on_disconnect: bool = False) -> None:
+    def __init__(self, *, on_disconnect: bool = False, gap: float = 0.0) -> None:
         self.clock = ManualClock()
         self.connection = Latest(ConnectionState())
         self.flag = Flag()
-        self.schedule = Schedule(self.connection, self.flag, clock=self.clock, on_disconnect=on_disconnect)
+        self.schedule = Schedule(self.connection, self.flag, clock=self.clock, on_disconnect=on_disconnect, gap=gap)
         self.runs = 0
 
     async def run(self) -> None:
@@ -47,6 +47,53 @@ async def test_a_job_runs_every_five_minutes_without_and_every_hour_with_a_conne
     assert job.runs == 2
     await job.clock.advance(1)
     assert job.runs == 3
+
+    task.cancel()
+
+
+async def test_a_nudge_after_a_quiet_time_counts_at_once_and_a_flood_of_them_few_times() -> None:
+    """Z-20, zero link 6.3: and the last one is never lost."""
+    job = Job(gap=MIN_GAP)
+    task = asyncio.create_task(job.run())
+    await settle()
+
+    job.flag.put_up()
+    await settle()
+    assert job.runs == 1
+    for _ in range(1000):
+        job.flag.put_up()
+        await settle()
+    assert job.runs == 1
+    await job.clock.advance(MIN_GAP)
+    assert job.runs == 2
+    assert not job.flag.raised
+    await job.clock.advance(MIN_GAP)
+    assert job.runs == 2
+    job.flag.put_up()
+    await settle()
+    assert job.runs == 3
+
+    task.cancel()
+
+
+async def test_a_flood_of_nudges_does_not_hurry_somebody_who_fails() -> None:
+    """Zero link 3: a nudge ends the wait between two tries, and not more often than it would begin a first one."""
+    job, tries = Job(gap=MIN_GAP), 0
+
+    async def fail() -> None:
+        nonlocal tries
+        while True:
+            job.schedule.begin()
+            tries += 1
+            assert await job.schedule.due_within(60)
+
+    task = asyncio.create_task(fail())
+    for _ in range(1000):
+        job.flag.put_up()
+        await settle()
+    assert tries == 1
+    await job.clock.advance(MIN_GAP)
+    assert tries == 2
 
     task.cancel()
 

@@ -100,6 +100,47 @@ def test_what_cannot_be_converted_is_left_out_and_the_rest_is_not() -> None:
     assert [metric.name for metric in found] == ["envoy_server_live"]
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'h_bucket{le="1"} +Inf\nh_count 1\n',
+        'h_bucket{le="1"} 1\nh_count +Inf\n',
+        'h_bucket{le="1"} NaN\nh_count 1\n',
+        'h_bucket{le="1"} 1e30\nh_count 1e30\n',
+        'h_bucket{le="+Inf"} 1\nh_count 1e30\n',
+        'h_bucket{le="x"} 1\nh_count 1\n',
+        "h_bucket 1\nh_count 1\n",
+    ],
+)
+def test_a_histogram_whose_numbers_are_none_is_left_out_and_the_rest_is_not(lines: str) -> None:
+    """Z-57, zero link 14."""
+    found = converted("h", "envoy_server_live", text=f"{TEXT}\n# TYPE h histogram\n{lines}")
+
+    assert [metric.name for metric in found] == ["envoy_server_live"]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(['h_bucket{le="1"}', 'h_bucket{le="+Inf"}', "h_bucket", "h_sum", "h_count", "h"]),
+            st.one_of(st.floats().map(str), st.integers().map(str), st.text(max_size=5)),
+        )
+    )
+)
+def test_no_number_breaks_the_conversion(lines: list[tuple[str, str]]) -> None:
+    for kind in ("histogram", "counter", "gauge"):
+        text = f"# TYPE h {kind}\n" + "".join(f"{name} {value}\n" for name, value in lines)
+        families("envoy", text, ("h",), (), since=SINCE, now=NOW)
+
+
+@pytest.mark.parametrize("count", [2**63, -(2**63) - 1, 10**300])
+def test_users_that_nobody_can_have_are_left_out(count: int) -> None:
+    """Zero link 14: the store of records may hold anything."""
+    scope = user_gauges({"dau": count, "mau": 3}, NOW)
+
+    assert [metric.name for metric in scope.metrics] == ["mau"]
+
+
 def test_active_users_are_whole_numbers_with_a_unit() -> None:
     """Z-55, Z-56."""
     scope = user_gauges({"dau": 2, "mau": 3}, NOW)

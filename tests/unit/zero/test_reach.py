@@ -20,7 +20,7 @@ from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.records import Record, pack
 from pomerium_agent.runtime.health import Health, Report
 from pomerium_agent.sessions.signer import Signer
-from pomerium_agent.zero.nudge import Flag
+from pomerium_agent.zero.nudge import MIN_GAP, Flag
 from pomerium_agent.zero.reach import CONFIG, FIRST_WAIT, INTERVAL, PATH, Reachability, check_host, hosts_of, judge_keys
 from pomerium_agent.zero.secrets import derive_secrets
 from tests.fakes.authority import issue_for_loopback
@@ -214,16 +214,37 @@ async def test_a_check_is_forced_by_the_control_plane_and_by_a_change_of_routes(
         await it.until_reported(lambda report: report.healthy)
         await it.clock.until_sleeping()
 
+        await it.clock.advance(MIN_GAP)
         it.forced.put_up()
         await it.at.until_asked(2)
-        await settle()
+        await it.clock.until_sleeping()
+        await it.clock.advance(MIN_GAP)
         await it.put("https://nothing.invalid", id="two")
         report = await it.until_reported(lambda report: bool(report.error))
 
         assert len(it.at.headers) == 3
         assert report.error.startswith("nothing.invalid: DNS error: ")
+        await it.clock.until_sleeping()
+        await it.clock.advance(MIN_GAP)
         await it.backend.put([Record(type=CONFIG, id="two").as_deleted(it.clock.now())])
         await it.until_reported(lambda report: report.healthy)
+
+
+async def test_a_flood_of_requests_for_checks_does_not_flood_the_hosts(tmp_path: Path) -> None:
+    """Zero link 6.3, 16.1: the last one is not lost."""
+    async with house(tmp_path) as it:
+        await it.clock.advance(FIRST_WAIT)
+        await it.until_reported(lambda report: report.healthy)
+        await it.clock.until_sleeping()
+
+        for _ in range(20):
+            it.forced.put_up()
+            await it.clock.until_sleeping()
+            await settle()
+        assert len(it.at.headers) == 1
+        await it.clock.advance(MIN_GAP)
+
+        await it.at.until_asked(2)
 
 
 async def test_what_fails_is_looked_at_again_soon(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ async def house() -> AsyncIterator[House]:
             filled=filled,
             missed=missed,
             flag=flag,
-            schedule=Schedule(connection, flag, clock=clock, on_disconnect=True),
+            schedule=Schedule(connection, flag, clock=clock, on_disconnect=True, gap=0.0),
         )
     await backend.close()
 

@@ -11,6 +11,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from pomerium_agent.runtime.backoff import Backoff
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.settings import Endpoint
+from pomerium_agent.zero.export import Exporter
 from pomerium_agent.zero.report import BATCH_DELAY, BATCH_SPANS, Reporter, resource_of
 from tests.fakes.clock import ManualClock, settle
 from tests.fakes.control_plane import PATIENCE, FakeControlPlane, serve_control_plane
@@ -44,10 +45,7 @@ async def house(*, queue_spans: int = 100, endpoint: Endpoint | None = None) -> 
     clock, health = ManualClock(), Health()
     async with serve_control_plane() as plane, open_api(plane, clock=clock) as api:
         reporter = Reporter(
-            endpoint or plane.grpc_endpoint,
-            IDENTITY,
-            b"",
-            api.tokens,
+            Exporter(endpoint or plane.grpc_endpoint, IDENTITY, b"", api.tokens),
             health=health,
             clock=clock,
             queue_spans=queue_spans,
@@ -176,7 +174,25 @@ async def test_a_batch_is_small_enough_to_be_taken() -> None:
             at.health.failed(f"{number}", "x" * 100_000)
         await at.until_told(60)
 
-        assert max(export.ByteSize() for export in at.plane.exports) < 2 * 1024 * 1024
+        assert max(export.ByteSize() for export in at.plane.exports) < 4 * 1024 * 1024
+
+
+async def test_a_batch_is_measured_in_bytes() -> None:
+    """Z-65: a character may take four of them."""
+    async with house() as at, running(at):
+        for number in range(4):
+            at.health.failed(f"{number}", "\N{GRINNING FACE}" * (256 * 1024 - 1))
+        await at.until_told(4)
+
+
+async def test_a_report_that_no_server_takes_is_cut_and_keeps_nobody_waiting() -> None:
+    """Z-65."""
+    async with house() as at, running(at):
+        at.health.failed("a", "x" * 5_000_000, {"k": "y" * 5_000_000})
+        at.health.running("b")
+        await at.until_told(2)
+
+        assert [(name, code, set(said)) for name, code, said in at.told] == [("a", ERROR, {"x"}), ("b", OK, set())]
 
 
 async def test_a_batch_has_a_limit() -> None:

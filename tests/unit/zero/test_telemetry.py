@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import grpc
-from opentelemetry.proto.metrics.v1 import metrics_pb2
+from structlog.testing import capture_logs
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.memory import MemoryBackend
@@ -16,12 +16,13 @@ from pomerium_agent.pb.pomerium import connect_pb2
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.zero.active_users import ActiveUsers, state_record
-from pomerium_agent.zero.connect import TELEMETRY_REQUESTS, Events
+from pomerium_agent.zero.connect import TELEMETRY_REQUESTS, Events, TelemetryRequests
+from pomerium_agent.zero.export import Exporter
 from pomerium_agent.zero.otlp_metrics import families
 from pomerium_agent.zero.report import resource_of
 from pomerium_agent.zero.sent import Sent
 from pomerium_agent.zero.telemetry import Scrape, Telemetry, within
-from tests.fakes.clock import ManualClock
+from tests.fakes.clock import ManualClock, settle
 from tests.fakes.control_plane import FakeControlPlane, serve_control_plane
 from tests.unit.zero.wire import IDENTITY, open_api
 
@@ -68,10 +69,7 @@ async def house() -> AsyncIterator[House]:
     envoy, leading = Latest[Scrape | None](live), Latest[Backend | None](backend)
     async with serve_control_plane() as plane, open_api(plane, clock=clock) as api:
         telemetry = Telemetry(
-            plane.grpc_endpoint,
-            IDENTITY,
-            b"",
-            api.tokens,
+            Exporter(plane.grpc_endpoint, IDENTITY, b"", api.tokens),
             sent=sent,
             envoy=envoy,
             leading=leading,
@@ -133,6 +131,22 @@ async def test_a_producer_that_fails_does_not_silence_the_others() -> None:
         assert at.scopes == ["pomerium-cluster", "pomerium-managed-core"]
 
 
+async def endless() -> str:
+    return '# TYPE h histogram\nh_bucket{le="1"} +Inf\nh_count +Inf\n' + await live()
+
+
+async def test_a_count_without_an_end_does_not_end_the_jobs() -> None:
+    """Zero link 14, Z-31."""
+    async with house() as at:
+        at.envoy.set(endless)
+        wanted = connect_pb2.EnvoyMetricsRequest(metrics=["h", "envoy_server_live"])
+
+        await at.telemetry.answer(connect_pb2.TelemetryRequest(envoy_metrics=wanted))
+
+        [resource] = at.plane.metric_exports[-1].resource_metrics
+        assert [metric.name for metric in resource.scope_metrics[0].metrics] == ["envoy_server_live"]
+
+
 async def test_an_export_that_fails_is_reported_and_the_next_request_is_answered() -> None:
     """Zero link 14; what did not arrive is not shown as sent."""
     async with house() as at:
@@ -146,6 +160,19 @@ async def test_an_export_that_fails_is_reported_and_the_next_request_is_answered
         assert len(at.plane.metric_exports) == 1
         assert at.health.reports[CHECK].healthy
         assert at.sent.to_json()["metrics"] is not None
+
+
+async def test_a_bearer_that_is_echoed_does_not_come_into_our_words() -> None:
+    """Zero link 5: a server may say whom it refuses; our words go to logs and reports."""
+    async with house() as at:
+        at.plane.echoes = True
+        at.plane.export_refusals.append(grpc.StatusCode.PERMISSION_DENIED)
+
+        await at.telemetry.answer(EVERYTHING)
+
+        said = at.health.reports[CHECK].error
+    assert "scripted refusal of" in said
+    assert "bearer-1" not in said
 
 
 async def test_a_bearer_that_is_refused_is_dropped() -> None:
@@ -172,13 +199,55 @@ async def test_requests_that_come_while_one_is_answered_wait_and_never_hold_up_t
             task.cancel()
 
 
+async def test_a_flood_of_requests_is_a_line_of_the_log_and_not_as_many() -> None:
+    """Zero link 14, Z-58: dropped with an error log, once a burst."""
+    requests = TelemetryRequests()
+    with capture_logs() as lines:
+        for _ in range(2):
+            for _ in range(TELEMETRY_REQUESTS + 500):
+                requests.put(EVERYTHING)
+            for _ in range(TELEMETRY_REQUESTS):
+                assert await requests.get() == EVERYTHING
+            waiting = asyncio.create_task(requests.get())
+            await settle()
+            requests.put(EVERYTHING)
+            await waiting
+
+    assert [(each["event"], each["dropped"], each["log_level"]) for each in lines] == [
+        ("telemetry requests dropped", 500, "error")
+    ] * 2
+
+
+async def many() -> str:
+    return "# TYPE m gauge\n" + "".join(f'm{{n="{number:01500}"}} 1\n' for number in range(1900))
+
+
+async def test_scopes_share_what_a_server_takes() -> None:
+    """Z-55, zero link 6: gRPC takes no message above 4 MiB. What is small goes whole."""
+    async with house() as at:
+        at.envoy.set(many)
+        for number in range(1800):
+            at.sent.metrics.reports_sent.labels(f"{number:01500}").inc()
+        wanted = connect_pb2.TelemetryRequest(
+            session_analytics=connect_pb2.SessionAnalyticsRequest(),
+            envoy_metrics=connect_pb2.EnvoyMetricsRequest(metrics=["m"]),
+            pomerium_metrics=connect_pb2.PomeriumMetricsRequest(metrics=["control_plane_reports_total"]),
+        )
+
+        await at.telemetry.answer(wanted)
+
+        assert at.health.reports[CHECK].healthy
+        [resource] = at.plane.metric_exports[-1].resource_metrics
+        assert [len(scope.metrics) for scope in resource.scope_metrics][::2] == [2, 1800]
+        assert 0 < len(resource.scope_metrics[1].metrics) < 1900
+
+
 def test_an_export_stays_within_what_a_server_takes() -> None:
     text = "# TYPE a gauge\n" + "".join(f'a{{n="{number}"}} 1\n' for number in range(1000))
     scope = families("envoy", text, ("a",), (), since=NOW, now=NOW)
 
-    cut = within(scope, 10_000)
+    [cut] = within([scope], 10_000)
 
-    assert isinstance(cut, metrics_pb2.ScopeMetrics)
     assert 0 < len(cut.metrics) < 1000
     assert cut.ByteSize() < 11_000
-    assert within(scope, 10**7) == scope
+    assert within([scope], 10**7) == [scope]

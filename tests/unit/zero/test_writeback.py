@@ -28,13 +28,14 @@ class ApiServer:
     account: Path = Path()
     valid_token: str = "token-1"
     status: int = 200
+    message: str = "secrets is forbidden"
     seen: list[tuple[web.BaseRequest, bytes]] = field(default_factory=list)
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         self.seen.append((request, await request.read()))
         if request.headers.get("Authorization") != f"Bearer {self.valid_token}":
             return web.json_response({"kind": "Status", "message": "Unauthorized"}, status=401)
-        return web.json_response({"kind": "Status", "message": "secrets is forbidden"}, status=self.status)
+        return web.json_response({"kind": "Status", "message": self.message}, status=self.status)
 
     async def open(self) -> Writeback:
         writeback = await asyncio.to_thread(
@@ -80,6 +81,18 @@ async def test_the_secret_is_applied_on_the_server_side(tmp_path: Path) -> None:
             "metadata": {"name": "my-secret", "namespace": "my-namespace"},
         }
         assert open_sealed(KEY, sealed) == BOOTSTRAP
+
+
+async def test_a_secret_that_also_holds_much_else_is_written_all_the_same(tmp_path: Path) -> None:
+    """Z-27: the answer shows the whole object, which may have a megabyte."""
+    async with serve_api(tmp_path) as api:
+        writeback = await api.open()
+        api.message = "x" * 1_500_000
+
+        await writeback.save(BOOTSTRAP)
+        await writeback.save(BOOTSTRAP)
+
+        assert len(api.seen) == 1
 
 
 async def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
@@ -179,3 +192,15 @@ async def test_a_file_uri_names_a_file(tmp_path: Path) -> None:
 
 def test_no_uri_means_no_writeback() -> None:
     assert open_writeback("", KEY) is None
+
+
+async def test_a_service_account_that_is_echoed_does_not_come_into_our_words(tmp_path: Path) -> None:
+    """Z-26: the words go to logs and reports."""
+    async with serve_api(tmp_path) as api:
+        writeback = await api.open()
+        api.status, api.message = 403, "who is Bearer token-1?"
+
+        with pytest.raises(WritebackFailed, match="who is Bearer") as failed:
+            await writeback.save(BOOTSTRAP)
+
+    assert "token-1" not in str(failed.value)

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pomerium_agent.cli.console import console_app
 from pomerium_agent.config.compile import compile_snapshot
 from pomerium_agent.config.login import Flow
 from pomerium_agent.config.snapshot import ConfigSnapshot
@@ -34,6 +32,7 @@ from pomerium_agent.pb.pomerium import config_pb2, connect_pb2
 from pomerium_agent.settings import Secret
 from tests.fakes.clock import ManualClock
 from tests.fakes.console import NOW, visited_console
+from tests.unit.console.typed import refused, type_in
 
 LOGIN = "https://login.example.com"
 GIVEN: Mapping[str, Any] = {
@@ -202,12 +201,6 @@ async def test_replicas_hear_of_it_at_once_and_of_the_end_of_an_old_key(tmp_path
 # --- the verbs --------------------------------------------------------------------------------------
 
 
-def type_in(*words: str) -> str:
-    done = CliRunner().invoke(console_app, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
 def words(tmp_path: Path, *more: str) -> tuple[str, ...]:
     (tmp_path / "secret").write_text("hunter2\n")
     given = ("--provider", "oidc", "--url", "https://idp.example.com", "--client-id", "console")
@@ -253,8 +246,7 @@ def test_a_secret_file_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest
 
     for file in (tmp_path / "secret", tmp_path / "none"):
         typed[typed.index("--client-secret-file") + 1] = str(file)
-        with pytest.raises(SettingsError, match="--client-secret-file"):
-            CliRunner().invoke(console_app, typed, catch_exceptions=False)
+        assert "--client-secret-file" in refused(*typed)
 
 
 @pytest.mark.parametrize(
