@@ -42,7 +42,7 @@ SERVICE = "Envoy"
 SHORTEST_PATH, LONGEST_PATH = 64, 32768  # characters of a tag
 # Envoy would say the whole path, and queries of logins hold what nobody else may have. Of two tags of a name the later
 # one counts.
-_URL = "%REQ(:scheme)%://%REQ(:authority)%%PATH(NQ:ORIG_OR_PATH)%"
+_URL = "%REQ(:scheme)%://%REQ(x-envoy-original-host?:authority)%%PATH(NQ:ORIG_OR_PATH)%"
 
 
 def build_tracing(tracing: Tracing) -> hcm_pb2.HttpConnectionManager.Tracing | None:
@@ -88,7 +88,7 @@ def _build_tracer(tracing: Tracing, target: Target) -> opentelemetry_pb2.OpenTel
                 ),
                 timeout=timeout,
                 initial_metadata=[
-                    base_pb2.HeaderValue(key=name, value=str(value).replace("%", "%%"))
+                    base_pb2.HeaderValue(key=name, value=str(value))  # as it is, unlike over HTTP
                     for name, value in target.headers
                 ],
             )

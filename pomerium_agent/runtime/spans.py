@@ -91,6 +91,11 @@ class Spans:
         """Whether anybody wants spans."""
         return self._collector.value is not None
 
+    @property
+    def waiting(self) -> tuple[trace_pb2.Span, ...]:
+        """What has not been sent yet, oldest first."""
+        return tuple(self._queue)
+
     def add(
         self,
         name: str,
