@@ -20,7 +20,7 @@ from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.envoy.ads_state import Delivery, Rejection
 from pomerium_agent.envoyconfig import BuildCache, LocalAddresses, build_resources
-from pomerium_agent.envoyconfig.listeners import REDIRECT
+from pomerium_agent.envoyconfig.listeners import BESIDE, QUIC, REDIRECT
 from pomerium_agent.envoyconfig.resources import CLUSTER, LISTENER, ROUTES, SECRET
 from pomerium_agent.errors import EnvoyUnavailable
 from pomerium_agent.runtime.clock import Clock
@@ -154,7 +154,9 @@ class Feeder:
         for url, check in CHECKS.items():
             if url not in refused and check is not Check.XDS_ROUTES:
                 health.running(check)
-        if any(refusal.type_url in (LISTENER, ROUTES) and refusal.name != REDIRECT for refusal in delivery.rejections):
+        if any(
+            refusal.type_url in (LISTENER, ROUTES) and refusal.name not in BESIDE for refusal in delivery.rejections
+        ):
             board.metrics.config_ok.set(0)
             return  # visitors do not get what was asked for
         faults = board.offered.faults if board.offered else ()
@@ -185,7 +187,12 @@ def in_words(refusal: Rejection) -> str:
     words = f"envoy refuses {refusal.name}: {reason}"
     if "cannot bind" not in reason:
         return words
-    setting = "HTTP_REDIRECT_ADDR" if refusal.name == REDIRECT else "ADDRESS"
+    setting = {REDIRECT: "HTTP_REDIRECT_ADDR"}.get(refusal.name, "ADDRESS")
+    if refusal.name == QUIC:
+        return (
+            f"{words}; free that port for UDP, or choose another codec_type. HTTP/1 and HTTP/2 are served meanwhile. "
+            "It is tried again every few seconds"
+        )
     remedy = "give the service CAP_NET_BIND_SERVICE" if "Permission denied" in reason else "free the port"
     return f"{words}; {remedy}, or choose another address with {setting}. It is tried again every few seconds"
 

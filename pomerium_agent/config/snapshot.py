@@ -435,6 +435,7 @@ class Settings:
     # None: not configured, so Pomerium's defaults apply; the key `disable` is still in it
     set_response_headers: Mapping[str, str] | None = None
     codec: Codec = Codec.AUTO
+    http3_advertise_port: int = 0  # which Alt-Svc names; 0: that of the address
     use_proxy_protocol: bool = False
     skip_xff_append: bool = False
     xff_trusted_hops: int = 0

@@ -23,7 +23,8 @@ LISTENERS = Topic(
         works(
             "codec_type",
             "P0",
-            "`codec_type` and ALPN. `CODEC_TYPE_HTTP3` serves HTTP/1 and HTTP/2; there is no QUIC listener yet.",
+            "`codec_type` and ALPN. `CODEC_TYPE_HTTP3` serves HTTP/1 and HTTP/2, and HTTP/3 beside them: a listener "
+            "for QUIC on the same port over UDP, which `Alt-Svc` tells of. It shows ECDSA and RSA certificates only.",
             "CODEC_TYPE_HTTP2",
             default="auto",
             broken=9,
@@ -66,7 +67,14 @@ LISTENERS = Topic(
             broken="example.com:1",
         ),
         works("grpc_insecure", "P2", "Without TLS there.", False, default="`true`"),
-        *later("HTTP/3", "P1", http3_advertise_port=443),
+        works(
+            "http3_advertise_port",
+            "P1",
+            "The port that `Alt-Svc` names, where another stands in front.",
+            443,
+            default="that of `address`",
+            broken=70000,
+        ),
         *later("Envoy's admin on a listener", "P1", envoy_admin_address="127.0.0.1:9901"),
         *later(
             "Envoy's admin on a listener",
