@@ -206,7 +206,8 @@ def _build_forward(route: Route, forward: Forward, context: RouteContext) -> pb.
         upgrade_configs=[_build_upgrade(forward, kind, enabled) for kind, enabled in _upgrades(route, forward)],
     )
     _rewrite_path(built, forward)
-    _rewrite_host(built, forward.host_rewrite)
+    # The next proxy is asked for where the tunnel leads; its own name there would lead it back to itself.
+    _rewrite_host(built, forward.host_rewrite, goes_on=route.source.kind is not Kind.HTTP and not forward.connect)
     return built
 
 
@@ -222,8 +223,8 @@ def _rewrite_path(built: pb.RouteAction, forward: Forward) -> None:
         built.prefix_rewrite = first.path
 
 
-def _rewrite_host(built: pb.RouteAction, rewrite: HostRewrite) -> None:
-    """The first that is set decides; by default the upstream sees its own name (routes 4.2)."""
+def _rewrite_host(built: pb.RouteAction, rewrite: HostRewrite, *, goes_on: bool) -> None:
+    """The first that is set decides; by default the upstream sees its own name, but for `goes_on` (routes 4.2)."""
     if rewrite.literal:
         built.host_rewrite_literal = rewrite.literal
     elif rewrite.header:
@@ -232,7 +233,7 @@ def _rewrite_host(built: pb.RouteAction, rewrite: HostRewrite) -> None:
         built.host_rewrite_path_regex.pattern.regex = rewrite.path_regex
         built.host_rewrite_path_regex.substitution = rewrite.path_substitution
     else:
-        built.auto_host_rewrite.value = not rewrite.preserve
+        built.auto_host_rewrite.value = not rewrite.preserve and not goes_on
 
 
 def _upgrades(route: Route, forward: Forward) -> tuple[tuple[str, bool], ...]:

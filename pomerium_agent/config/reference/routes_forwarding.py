@@ -3,7 +3,7 @@
 from pomerium_agent.config.reference.field import Beside, Topic, works
 
 TUNNELS = (
-    "`tcp+https://host:port` is a tunnel by CONNECT; `udp+https://` stands aside: not supported by this version yet."
+    "`tcp+https://host:port` is a tunnel by CONNECT; `udp+https://host:port` one by CONNECT-UDP, over HTTP/2."
 )
 
 MATCHING = Topic(
