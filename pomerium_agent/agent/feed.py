@@ -20,7 +20,7 @@ from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.envoy.ads_state import Delivery, Rejection
 from pomerium_agent.envoyconfig import BuildCache, LocalAddresses, build_resources
-from pomerium_agent.envoyconfig.listeners import BESIDE, QUIC, REDIRECT
+from pomerium_agent.envoyconfig.listeners import ADMIN, BESIDE, QUIC, REDIRECT
 from pomerium_agent.envoyconfig.resources import CLUSTER, LISTENER, ROUTES, SECRET
 from pomerium_agent.errors import EnvoyUnavailable
 from pomerium_agent.runtime.clock import Clock
@@ -187,7 +187,7 @@ def in_words(refusal: Rejection) -> str:
     words = f"envoy refuses {refusal.name}: {reason}"
     if "cannot bind" not in reason:
         return words
-    setting = {REDIRECT: "HTTP_REDIRECT_ADDR"}.get(refusal.name, "ADDRESS")
+    setting = {REDIRECT: "HTTP_REDIRECT_ADDR", ADMIN: "envoy_admin_address"}.get(refusal.name, "ADDRESS")
     if refusal.name == QUIC:
         return (
             f"{words}; free that port for UDP, or choose another codec_type. HTTP/1 and HTTP/2 are served meanwhile. "

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from pomerium_agent.config import login_values, values
 from pomerium_agent.config.access import parse_bearer_format, parse_issuer_format
 from pomerium_agent.config.addresses import parse_address
+from pomerium_agent.config.admin import parse_admin_address, parse_admin_log
 from pomerium_agent.config.client_certificates import asks_for_certificates, parse_client_certificates
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.durations import parse_duration
@@ -77,6 +78,8 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("set_response_headers", "set_response_headers", values.parse_response_headers),
     ("codec_type", "codec", values.parse_codec),
     ("http3_advertise_port", "http3_advertise_port", parse_port),
+    ("envoy_admin_address", "envoy_admin", parse_admin_address),
+    ("envoy_admin_access_log_path", "envoy_admin_log", parse_admin_log),
     ("use_proxy_protocol", "use_proxy_protocol", as_it_is),
     ("skip_xff_append", "skip_xff_append", as_it_is),
     ("xff_num_trusted_hops", "xff_trusted_hops", as_it_is),
@@ -105,6 +108,7 @@ _EMPTY_IS_UNSET = frozenset(
         "certificate_authority",
         "signing_key",
         "envoy_bind_config_source_address",
+        "envoy_admin_address",
         "cookie_name",
         "google_cloud_serverless_authentication_service_account",
         *login_values.EMPTY_IS_UNSET,

@@ -15,6 +15,7 @@ from pomerium_agent.pb.envoy.config.endpoint.v3 import endpoint_components_pb2
 from pomerium_agent.pb.envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from pomerium_agent.pb.envoy.type.v3 import percent_pb2
 
+ADMIN_CLUSTER = "pomerium-envoy-admin"
 AUTHORIZE_CLUSTER = "pomerium-authorize"
 UNLIMITED = 4294967295
 # A starved agent must not make Envoy drop the connection on which it asks (envoy.md 2.2).
@@ -35,10 +36,13 @@ def build_agent_clusters(local: LocalAddresses, settings: Settings) -> tuple[clu
     asking.explicit_http_config.http2_protocol_options.CopyFrom(http2)
     pages = http_protocol_options_pb2.HttpProtocolOptions()
     pages.explicit_http_config.http_protocol_options.CopyFrom(build_http1())
-    return (
+    found = [
         _build_agent_cluster(AUTHORIZE_CLUSTER, local.authorize_socket, asking, settings),
         _build_agent_cluster(PAGES_CLUSTER, local.pages_socket, pages, settings),
-    )
+    ]
+    if settings.envoy_admin is not None and local.admin_socket:
+        found.append(_build_agent_cluster(ADMIN_CLUSTER, local.admin_socket, pages, settings))
+    return tuple(found)
 
 
 def _build_agent_cluster(

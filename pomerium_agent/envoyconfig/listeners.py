@@ -7,6 +7,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from pomerium_agent.config.http3 import quic_positions
 from pomerium_agent.config.snapshot import Address, Settings
+from pomerium_agent.envoyconfig.admin_listener import build_admin
 from pomerium_agent.envoyconfig.connection_manager import TCP_DOOR, Door, build_main, build_redirect
 from pomerium_agent.envoyconfig.downstream_tls import build_downstream_tls, build_tls_context
 from pomerium_agent.envoyconfig.http3 import build_quic_tls, make_quic
@@ -20,7 +21,8 @@ HTTPS = "https-ingress"
 HTTP = "http-ingress"
 QUIC = "quic-ingress"
 REDIRECT = "http-redirect"
-BESIDE = frozenset((REDIRECT, QUIC))  # without which visitors are served all the same
+ADMIN = "envoy-admin"
+BESIDE = frozenset((REDIRECT, QUIC, ADMIN))  # without which visitors are served all the same
 _BUFFER_LIMIT = 32768
 
 
@@ -42,6 +44,10 @@ def build_listeners(
     if settings.http_redirect is not None:
         chain = listener_components_pb2.FilterChain(filters=[build_redirect()])
         found.append(_listener(REDIRECT, settings.http_redirect, chain, settings, local, tls=False))
+    if settings.envoy_admin is not None and local.admin_socket:
+        chain = listener_components_pb2.FilterChain(filters=[build_admin(settings)])
+        unproxied = replace(settings, use_proxy_protocol=False)
+        found.append(_listener(ADMIN, settings.envoy_admin, chain, unproxied, local, tls=False))
     return tuple(found)
 
 

@@ -136,6 +136,7 @@ async def open_gate(
                 local = LocalAddresses(
                     authorize_socket=str(directory / "authorize.sock"),
                     pages_socket=str(directory / "pages.sock"),
+                    admin_socket=str(directory / "admin.sock"),
                     system_ca=SYSTEM_CA,
                 )
                 builder = RulesBuilder(shared_key=SHARED_KEY, signer=Signer(key))

@@ -75,11 +75,26 @@ LISTENERS = Topic(
             default="that of `address`",
             broken=70000,
         ),
-        *later("Envoy's admin on a listener", "P1", envoy_admin_address="127.0.0.1:9901"),
-        *later(
-            "Envoy's admin on a listener",
+        works(
+            "envoy_admin_address",
             "P1",
-            envoy_admin_access_log_path="/dev/stdout",
+            "The listener `envoy-admin`, which leads to Envoy's admin. Its address is one of loopback: the admin asks "
+            "nobody who they are, and can stop Envoy.",
+            "127.0.0.1:9901",
+            default="none",
+            broken="0.0.0.0:9901",
+        ),
+        works(
+            "envoy_admin_access_log_path",
+            "P1",
+            "A line for each request to that listener: on `/dev/stdout` or `/dev/stderr`, and never in a file.",
+            "/dev/stdout",
+            default="`/dev/null`",
+            broken="/var/log/envoy-admin.log",
+        ),
+        *later(
+            "a file for Envoy's profiler, which only a restart of Envoy could change",
+            "P1",
             envoy_admin_profile_path="/run/envoy.prof",
         ),
         *later("the debug listener", "P2", debug_address="127.0.0.1:6060"),

@@ -11,7 +11,7 @@ from pomerium_agent.config.snapshot import Address, Certificate, Codec
 from pomerium_agent.envoyconfig import LocalAddresses
 from pomerium_agent.envoyconfig.build import build_resources
 from pomerium_agent.envoyconfig.listeners import bind_hosts
-from pomerium_agent.envoyconfig.resources import LISTENER, SECRET
+from pomerium_agent.envoyconfig.resources import CLUSTER, LISTENER, SECRET
 from pomerium_agent.pb.envoy.config.listener.v3 import listener_pb2
 from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.v3 import (
@@ -266,3 +266,22 @@ def test_extended_connect_is_there_over_http2_as_soon_as_a_udp_route_is(udp: boo
     found = manager(listener_pb2.Listener.FromString(built["https-ingress"].body))
     assert found.http2_protocol_options.allow_connect is expected
     assert found.HasField("http2_protocol_options") is expected
+
+
+def test_envoys_admin_is_on_a_port_only_where_it_is_asked_for_and_known() -> None:
+    """Routes 7: at the literal address, whatever proxy protocol visitors speak."""
+    local = replace(LOCAL, admin_socket="/run/agent/envoy-admin.sock")
+    asked = snapshot(envoy_admin=Address(host="::1", port=9901), envoy_admin_log="/dev/stdout", use_proxy_protocol=True)
+    built = build_resources(asked, local)
+    admin = listener_pb2.Listener.FromString(built.of(LISTENER)["envoy-admin"].body)
+
+    assert admin.address.socket_address.address == "::1"
+    assert not admin.listener_filters
+    assert not admin.additional_addresses
+    [host] = manager(admin).route_config.virtual_hosts
+    assert "[::1]:*" in host.domains
+    assert "*" not in host.domains
+    assert [log.name for log in manager(admin).access_log] == ["envoy.access_loggers.stdout"]
+    assert "pomerium-envoy-admin" in built.of(CLUSTER)
+    assert "envoy-admin" not in build_resources(asked, LOCAL).of(LISTENER)
+    assert "pomerium-envoy-admin" not in build_resources(snapshot(), local).of(CLUSTER)
