@@ -10,11 +10,13 @@ from google.protobuf.message import Message
 from pomerium_agent.config import login_values, values
 from pomerium_agent.config.access import parse_bearer_format, parse_issuer_format
 from pomerium_agent.config.addresses import parse_address
+from pomerium_agent.config.admin import parse_admin_address, parse_admin_log
 from pomerium_agent.config.client_certificates import asks_for_certificates, parse_client_certificates
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.durations import parse_duration
 from pomerium_agent.config.forwarding import parse_circuit_breakers
 from pomerium_agent.config.google import parse_google_account
+from pomerium_agent.config.http3 import check_http3, parse_port
 from pomerium_agent.config.identity_providers import parse_identity_providers
 from pomerium_agent.config.metrics import METRICS_PORT, read_metrics
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_keys
@@ -78,6 +80,9 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("jwt_claims_headers", "jwt_claims_headers", values.parse_claim_headers),
     ("set_response_headers", "set_response_headers", values.parse_response_headers),
     ("codec_type", "codec", values.parse_codec),
+    ("http3_advertise_port", "http3_advertise_port", parse_port),
+    ("envoy_admin_address", "envoy_admin", parse_admin_address),
+    ("envoy_admin_access_log_path", "envoy_admin_log", parse_admin_log),
     ("use_proxy_protocol", "use_proxy_protocol", as_it_is),
     ("skip_xff_append", "skip_xff_append", as_it_is),
     ("xff_num_trusted_hops", "xff_trusted_hops", as_it_is),
@@ -106,6 +111,7 @@ _EMPTY_IS_UNSET = frozenset(
         "certificate_authority",
         "signing_key",
         "envoy_bind_config_source_address",
+        "envoy_admin_address",
         "cookie_name",
         "google_cloud_serverless_authentication_service_account",
         *login_values.EMPTY_IS_UNSET,
@@ -152,6 +158,7 @@ def effective_settings(
         google_account=reader.google_account(),
         branding=MappingProxyType({name: text for name in BRANDING if (text := getattr(merged.message, name))}),
     )
+    reader.check_http3(settings)
     reader.note_what_has_no_effect()
     return settings, tuple(reader.faults)
 
@@ -252,6 +259,9 @@ class _Reader:
         field = "google_cloud_serverless_authentication_service_account"
         found = self._read(field, parse_google_account, kept, None)
         return found if isinstance(found, GoogleAccount) else None
+
+    def check_http3(self, settings: Settings) -> None:
+        check_http3(settings, self._complaints("codec_type"))
 
     def note_what_has_no_effect(self) -> None:
         """Whatever an operator may believe in, and which does nothing: never in silence."""

@@ -249,11 +249,6 @@ def _standing(public: bool, required: bool) -> bytes:
 
 def _check_support(route: config_pb2.Route, source: Source | None, complaints: Complaints) -> None:
     """What a later version will do must not be half done by this one."""
-    if source is not None and source.kind is Kind.UDP:
-        # Over HTTP/1.1 a stock Envoy answers 200 where RFC 9298 wants 101; it takes HTTP/3, or extended CONNECT.
-        complaints.refuse(
-            "from", "udp routes are not supported by this version yet", "leave it for later, or use tcp+https://"
-        )
     present = {field.name for field, _ in route.ListFields()}
     if not route.session_recording.enabled:
         present.discard("session_recording")

@@ -446,6 +446,9 @@ class Settings:
     # None: not configured, so Pomerium's defaults apply; the key `disable` is still in it
     set_response_headers: Mapping[str, str] | None = None
     codec: Codec = Codec.AUTO
+    envoy_admin: Address | None = None  # where Envoy's admin is on a port; always of loopback
+    envoy_admin_log: str = "/dev/null"  # of requests to it
+    http3_advertise_port: int = 0  # which Alt-Svc names; 0: that of the address
     use_proxy_protocol: bool = False
     skip_xff_append: bool = False
     xff_trusted_hops: int = 0

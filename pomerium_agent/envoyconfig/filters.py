@@ -1,8 +1,9 @@
 """The HTTP filters every request passes, in their order (routes 8.1).
 
-arrive → arrive_json → cookies → impersonation → certificate → ext_authz → groups → leave → rewrite → router. Nothing
-here is more than a stock Envoy has (R-19): the filters that Pomerium's own build adds are left out. A public route
-switches ext_authz off for itself, so it needs the agent for nothing.
+arrive → arrive_json → cookies → impersonation → certificate → ext_authz → groups → leave → rewrite → router. Before the
+last come those of HTTP/3, if it is served. Nothing here is more than a stock Envoy has (R-19): the filters that
+Pomerium's own build adds are left out. A public route switches ext_authz off for itself, so it needs the agent for
+nothing.
 
 The scripts run only for requests that give them something to do: they are skipped by what the headers say, or sleep
 except on routes that wake them. The condition must be true whenever the script would do anything, so each script does
@@ -69,8 +70,13 @@ _SESSION_IN_QUERY = "(?i).*[?&]" + "".join(f"({letter}|%{ord(letter):02x})" for 
 _WITHOUT_TIMEOUT = timedelta(seconds=30)  # what Pomerium makes of a timeout of zero
 
 
-def build_filters(settings: Settings, asked: Asking = Asking.NOT) -> list[hcm_pb2.HttpFilter]:
-    """The chain of the main listener; what client certificates need is there only where visitors are asked for one."""
+def build_filters(
+    settings: Settings, asked: Asking = Asking.NOT, *beside: hcm_pb2.HttpFilter
+) -> list[hcm_pb2.HttpFilter]:
+    """The chain of the main listener; what client certificates need is there only where visitors are asked for one.
+
+    `beside`: what only this listener has.
+    """
     certificate = asked is not Asking.NOT
     return [
         _filter(ARRIVE, unless(either(_wants_html(), _wants_json()), ARRIVE, _build_lua("arrive.lua"))),
@@ -82,6 +88,7 @@ def build_filters(settings: Settings, asked: Asking = Asking.NOT) -> list[hcm_pb
         _sleeping(GROUPS, _build_lua("groups.lua")),
         _filter(LEAVE, unless(not_(_carries_ours(settings.cookie_name)), LEAVE, _build_lua("leave.lua"))),
         _sleeping(REWRITE, _build_lua("rewrite.lua")),
+        *beside,
         build_router(),
     ]
 

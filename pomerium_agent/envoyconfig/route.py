@@ -14,7 +14,6 @@ from pomerium_agent.config.snapshot import (
     Forward,
     HostRewrite,
     Kind,
-    Match,
     MatchKind,
     Redirect,
     Route,
@@ -50,6 +49,9 @@ _HASH_POLICIES = (
         connection_properties=pb.RouteAction.HashPolicy.ConnectionProperties(source_ip=True), terminal=True
     ),
 )
+# The same matcher catches both kinds of tunnel, and one name and port may have both, as DNS does.
+_TCP = pb.HeaderMatcher(name=":method", string_match=string_pb2.StringMatcher(exact="CONNECT"))
+_UDP = pb.HeaderMatcher(name="upgrade", string_match=string_pb2.StringMatcher(exact="connect-udp", ignore_case=True))
 _REDIRECT_CODES = {
     301: pb.RedirectAction.MOVED_PERMANENTLY,
     302: pb.RedirectAction.FOUND,
@@ -107,7 +109,7 @@ def build_route(route: Route, context: RouteContext, *, authority_regex: str = "
     removed = removed_request_headers(route, pass_identity=context.pass_identity, claims=context.claims)
     built = pb.Route(
         name=route.id,
-        match=_build_match(route.match, authority_regex),
+        match=_build_match(route, authority_regex),
         metadata=_build_metadata(route, context.cookie_name),
         typed_per_filter_config={EXT_AUTHZ: _build_check(route)} | dict.fromkeys(_awake(route), AWAKE),
         request_headers_to_add=[header_option(*header) for header in added_request_headers(route, removed)],
@@ -129,17 +131,18 @@ def build_route(route: Route, context: RouteContext, *, authority_regex: str = "
     return built
 
 
-def _build_match(match: Match, authority_regex: str) -> pb.RouteMatch:
+def _build_match(route: Route, authority_regex: str) -> pb.RouteMatch:
     built = pb.RouteMatch()
-    match match.kind:
+    match route.match.kind:
         case MatchKind.PREFIX:
-            built.prefix = match.value
+            built.prefix = route.match.value
         case MatchKind.PATH:
-            built.path = match.value
+            built.path = route.match.value
         case MatchKind.REGEX:
-            built.safe_regex.regex = match.value
+            built.safe_regex.regex = route.match.value
         case MatchKind.CONNECT:
             built.connect_matcher.SetInParent()
+            built.headers.append(_UDP if route.source.kind is Kind.UDP else _TCP)
     if authority_regex:
         built.headers.append(
             pb.HeaderMatcher(
@@ -203,7 +206,8 @@ def _build_forward(route: Route, forward: Forward, context: RouteContext) -> pb.
         upgrade_configs=[_build_upgrade(forward, kind, enabled) for kind, enabled in _upgrades(route, forward)],
     )
     _rewrite_path(built, forward)
-    _rewrite_host(built, forward.host_rewrite)
+    # The next proxy is asked for where the tunnel leads; its own name there would lead it back to itself.
+    _rewrite_host(built, forward.host_rewrite, goes_on=route.source.kind is not Kind.HTTP and not forward.connect)
     return built
 
 
@@ -219,8 +223,8 @@ def _rewrite_path(built: pb.RouteAction, forward: Forward) -> None:
         built.prefix_rewrite = first.path
 
 
-def _rewrite_host(built: pb.RouteAction, rewrite: HostRewrite) -> None:
-    """The first that is set decides; by default the upstream sees its own name (routes 4.2)."""
+def _rewrite_host(built: pb.RouteAction, rewrite: HostRewrite, *, goes_on: bool) -> None:
+    """The first that is set decides; by default the upstream sees its own name, but for `goes_on` (routes 4.2)."""
     if rewrite.literal:
         built.host_rewrite_literal = rewrite.literal
     elif rewrite.header:
@@ -229,7 +233,7 @@ def _rewrite_host(built: pb.RouteAction, rewrite: HostRewrite) -> None:
         built.host_rewrite_path_regex.pattern.regex = rewrite.path_regex
         built.host_rewrite_path_regex.substitution = rewrite.path_substitution
     else:
-        built.auto_host_rewrite.value = not rewrite.preserve
+        built.auto_host_rewrite.value = not rewrite.preserve and not goes_on
 
 
 def _upgrades(route: Route, forward: Forward) -> tuple[tuple[str, bool], ...]:

@@ -251,7 +251,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "shorter than",
     ),
     ("tcp upstream", {"to": ["tcp://b:22"]}, "to", "a tcp upstream needs a tunnel to it"),
-    ("udp", {"from_": "udp+https://a.test:53", "to": ["udp://b:53"]}, "from", "udp routes are not supported"),
+    ("udp", {"from_": "udp+https://a.test:53", "to": ["https://b"]}, "to", "leads to a udp upstream only"),
     ("udp upstream", {"from_": "tcp+https://a.test:22", "to": ["udp://b:22"]}, "to", "a udp upstream needs a tunnel"),
     (
         "serverless without a host",

@@ -70,7 +70,10 @@ def test_a_route_with_a_fault_says_so_to_everybody_and_names_it() -> None:
         (Match(MatchKind.PREFIX, "/a"), pb.RouteMatch(prefix="/a")),
         (Match(MatchKind.PATH, "/a"), pb.RouteMatch(path="/a")),
         (Match(MatchKind.REGEX, "/a+"), pb.RouteMatch(safe_regex={"regex": "/a+"})),
-        (Match(MatchKind.CONNECT), pb.RouteMatch(connect_matcher={})),
+        (
+            Match(MatchKind.CONNECT),
+            pb.RouteMatch(connect_matcher={}, headers=[{"name": ":method", "string_match": {"exact": "CONNECT"}}]),
+        ),
     ],
 )
 def test_one_matcher_per_route(match: Match, expected: pb.RouteMatch) -> None:
