@@ -17,10 +17,7 @@ Replica = Mapping[str, Any]
 def look(settings: Settings, environ: Mapping[str, str], control_socket: Path | None) -> tuple[Replica | None, Finding]:
     """What the replica on this machine says, if there is one, and what to think of it."""
     name = "replica"
-    if control_socket is None and environ.get("RUNTIME_DIRECTORY"):
-        here = [path for path in (settings.runtime_dir / "control.sock",) if path.is_socket()]
-    else:
-        here = [control_socket] if control_socket else sockets_here(environ)
+    here = [control_socket] if control_socket else sockets_here(environ)
     if not here:
         held = _held(settings.runtime_dir)
         return None, failed(name, *held) if held else ok(name, "none runs here yet")

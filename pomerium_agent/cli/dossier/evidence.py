@@ -114,8 +114,6 @@ def gather(wanted: Wanted) -> Evidence:
 def _control_socket(wanted: Wanted) -> Path | Missing:
     if wanted.control_socket is not None:
         return wanted.control_socket
-    if os.environ.get("RUNTIME_DIRECTORY"):
-        return Path(os.environ["RUNTIME_DIRECTORY"].split(":")[0]) / "control.sock"
     try:
         return find_socket()
     except SettingsError as error:

@@ -44,6 +44,8 @@ _SHAPES = (
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*){0,3}"), BLANK),  # a JWT, signed or sealed
     (re.compile(r"\b(bearer|basic)(\s+)[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1\2{BLANK}"),
     (re.compile(r"\b((?:set-)?cookie|(?:proxy-)?authorization)(:\s*)[^\r\n\"\\]+", re.IGNORECASE), rf"\1\2{BLANK}"),
+    # As Envoy writes the headers of a request, one after the other: all of them.
+    (re.compile(r"('[\w:.-]{1,128}', ')[^'\r\n]*'"), rf"\1{BLANK}'"),
     (re.compile(r"(?<![a-zA-Z0-9+.-])([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)[^/\s\"'@<>?#\\]+@"), rf"\1{BLANK}@"),
     (
         re.compile(

@@ -146,6 +146,8 @@ SHAPES = {
     "environment": f"POMERIUM_ZERO_TOKEN={PLANT}",
     "query": f"GET /callback?code={PLANT}&state={PLANT} HTTP/1.1",
     "jwt": f"eyJhbGciOiJIUzI1NiJ9.{PLANT}{PLANT}.{PLANT}",
+    "log of Envoy": f"request headers complete:\n':authority', 'a.example.com'\n'x-key', '{PLANT}'\n",
+    "log of Envoy, in JSON": json.dumps({"event": f"headers:\n'set-cookie', '_pomerium={PLANT}; Path=/'\n"}),
     "header of Envoy": json.dumps({"header": {"key": "x-api-key", "value": PLANT}}),
     "secret of Envoy": json.dumps({"private_key": {"inline_string": PLANT}, "certificate_chain": {}}),
     "page of Envoy": json.dumps({"direct_response": {"status": 200, "body": {"inline_string": PLANT}}}),
@@ -253,7 +255,7 @@ def test_a_replica_that_is_down_has_a_bundle_too(here: dict[str, str]) -> None:
     assert [each.name for each in output.parent.iterdir() if "bundle" in each.name] == ["bundle.tar.gz"]
     found = unpacked(output)
     assert {"versions.json", "settings.json", "doctor.json", "log.jsonl", CONTENTS} == found.keys()
-    assert "MISSING: no replica answers on" in found[CONTENTS]
+    assert "MISSING: no replica runs on this machine" in found[CONTENTS]
     assert "and a plain line" in found["log.jsonl"]
     assert "proxy.invalid" in found["settings.json"]
     assert "nobody listens on 127.0.0.1:9" in found["doctor.json"]
