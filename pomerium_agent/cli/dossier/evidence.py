@@ -1,7 +1,6 @@
 """Gathers what a bundle is made of: from the replica, its Envoy, its files and this machine. Every wait is bounded."""
 
 import asyncio
-import base64
 import dataclasses
 import os
 import platform
@@ -14,11 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from pomerium_agent.agent.last_good import LastGood
 from pomerium_agent.cli.checkup import Finding, examine
+from pomerium_agent.cli.known_config import known_config
 from pomerium_agent.cli.status import UnixConnection, ask, find_socket
 from pomerium_agent.config.redact import secrets_of
-from pomerium_agent.config.whole import whole_config
 from pomerium_agent.errors import ConfigRejected, SettingsError
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.runtime.version import PROTOCOL_VERSION, agent_version
@@ -93,7 +91,7 @@ def gather(wanted: Wanted) -> Evidence:
     environ = _environment(status)
     settings = _settings(environ, wanted.config_file)
     here = socket.parent if isinstance(socket, Path) else settings.runtime_dir if settings else None
-    config, config_from = _config(socket, settings)
+    known = known_config(socket if isinstance(socket, Path) else None, settings)
     findings = tuple(examine(environ, wanted.config_file, socket if isinstance(socket, Path) else None))
     return Evidence(
         at=datetime.now(UTC),
@@ -101,13 +99,13 @@ def gather(wanted: Wanted) -> Evidence:
         settings=_told(settings, environ) if settings else Missing("they cannot be read; doctor.json says why"),
         status=status,
         findings=findings,
-        config=config if wanted.config else LEFT_OUT,
-        config_from=config_from,
+        config=LEFT_OUT if not wanted.config else Missing(known.origin) if known.config is None else known.config,
+        config_from=known.origin,
         telemetry=_asked(socket, "/telemetry"),
         denials=_asked(socket, "/denials") if wanted.denials else LEFT_OUT,
         envoy={name: _envoy(here, path) if wanted.envoy else LEFT_OUT for name, path in ENVOY.items()},
         log=_log(wanted.log_file) if wanted.logs else LEFT_OUT,
-        secrets=(*_secrets(settings, environ), *(() if isinstance(config, Missing) else secrets_of(config))),
+        secrets=(*_secrets(settings, environ), *(() if known.config is None else secrets_of(known.config))),
     )
 
 
@@ -179,25 +177,6 @@ def _versions(findings: tuple[Finding, ...]) -> Mapping[str, str]:
         "libc": " ".join(platform.libc_ver()),
         **{f"package {name}": metadata.version(name) for name in packages},
     }
-
-
-def _config(socket: Path | Missing, settings: Settings | None) -> tuple[config_pb2.Config | Missing, str]:
-    """What the replica was told, else what it last knew to be good, and which of the two it is."""
-    said = _asked(socket, "/config")
-    if not isinstance(said, Missing):
-        try:
-            return config_pb2.Config.FromString(base64.b64decode(str(said["config"]))), "what this replica was told"
-        except (KeyError, ValueError):
-            said = Missing("the replica does not say what it was told; is it older than this command?")
-    if settings is None:
-        return said, ""
-    try:
-        kept = asyncio.run(LastGood(settings.state_dir, derive_secrets(settings.token).file_key).load())
-    except ConfigRejected as error:
-        return Missing(f"{said.why}; and the last known good one cannot be used: {error}"), ""
-    if kept is None:
-        return Missing(f"{said.why}; and none is kept in {settings.state_dir}"), ""
-    return whole_config(kept.records), f"the last known good one, of {kept.at.isoformat(timespec='seconds')}"
 
 
 def _secrets(settings: Settings | None, environ: Mapping[str, str]) -> Iterator[str | bytes]:
