@@ -340,6 +340,8 @@ async def test_doctor_finds_nothing_wrong_beside_a_replica_that_runs(scene: Scen
     assert "one runs here already" in checks["replica"]["found"]
     assert "is what the replica here listens on" in checks["ADDRESS"]["found"]
     assert checks["token file"]["state"] == "ok"
+    assert checks["token accepted"]["found"] == "the control plane takes it"
+    assert checks["identity provider"]["found"].endswith(" answers")
     assert checks["database"]["found"] == (
         "PostgreSQL answers" if scene.with_database else "none is needed; records are kept by the replica itself"
     )
