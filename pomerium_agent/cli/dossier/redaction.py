@@ -71,12 +71,7 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """Any text, a configuration file or a log among them."""
-        text = _KEY_BLOCK.sub(BLANK, self._known(text))
-        for shape, instead in _SHAPES:
-            text = shape.sub(instead, text)
-        if not self._with_people:
-            text = _EMAIL.sub(self._person, text)
-        return self._known(text)
+        return self._known(self._shapes(_KEY_BLOCK.sub(BLANK, self._known(text))))
 
     def json(self, value: Any) -> str:
         """A JSON value, indented."""
@@ -91,7 +86,8 @@ class Redaction:
 
     def lines(self, text: str) -> str:
         """A log, one JSON object a line, with lines of others among them."""
-        return "".join(f"{self._line(line)}\n" for line in _KEY_BLOCK.sub(BLANK, self._known(text)).splitlines())
+        text = _KEY_BLOCK.sub(BLANK, self._known(text))
+        return self._known("".join(f"{self._line(line)}\n" for line in text.splitlines()))
 
     def leaks(self, content: str) -> bool:
         """Whether a known secret is in there after all."""
@@ -101,8 +97,13 @@ class Redaction:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
-            return self.text(line)
-        return self.text(json.dumps(self._value(found), ensure_ascii=False))
+            return self._shapes(line)
+        return self._shapes(_KEY_BLOCK.sub(BLANK, json.dumps(self._value(found), ensure_ascii=False)))
+
+    def _shapes(self, text: str) -> str:
+        for shape, instead in _SHAPES:
+            text = shape.sub(instead, text)
+        return text if self._with_people else _EMAIL.sub(self._person, text)
 
     def _known(self, text: str) -> str:
         for form in self._forms:
@@ -122,7 +123,7 @@ class Redaction:
             hide = hide or people or name in _SECRET_BELOW
             header = isinstance(value.get("key"), str)
             return {
-                self._known(str(key)): BLANK
+                str(key): BLANK
                 if header and key in _HEADER_VALUES and isinstance(inner, str)
                 else self._value(inner, str(key).lower(), hide=hide, deep=deep + 1)
                 for key, inner in value.items()
