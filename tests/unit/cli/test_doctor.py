@@ -5,7 +5,6 @@ import fcntl
 import http.server
 import json
 import os
-import resource
 import socket
 import ssl
 import subprocess
@@ -96,20 +95,14 @@ class Here(NamedTuple):
         return Found(findings)
 
     def verb(self, *arguments: str, limit: int = 0) -> subprocess.CompletedProcess[str]:
-        """The same as a person has it, perhaps with fewer open files."""
+        """The same as a person has it, perhaps with fewer open files.
 
-        def lower() -> None:
-            if limit:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-
-        return subprocess.run(
-            [sys.executable, "-m", "pomerium_agent", "doctor", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=50,
-            env=self.env,
-            preexec_fn=lower,
-        )
+        A shell lowers the limit: code between fork and exec would run with what gRPC has left in this process.
+        """
+        command = [sys.executable, "-m", "pomerium_agent", "doctor", *arguments]
+        if limit:
+            command = ["/bin/sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", *command]
+        return subprocess.run(command, capture_output=True, text=True, timeout=50, env=self.env, check=False)
 
 
 class Found(NamedTuple):
