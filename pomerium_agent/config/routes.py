@@ -16,6 +16,7 @@ from pomerium_agent.config.kubernetes import (
     parse_kubernetes_token,
 )
 from pomerium_agent.config.order import SortKey
+from pomerium_agent.config.rate_limits import parse_route_limit
 from pomerium_agent.config.rewrites import parse_match
 from pomerium_agent.config.route_login import check_login, check_whitelists
 from pomerium_agent.config.route_names import from_of, place_of, route_id, subject_of
@@ -104,6 +105,7 @@ def check_route(
     remove_request_headers = parse_removals("remove_request_headers", route.remove_request_headers, complaints)
     set_response_headers = parse_headers("set_response_headers", route.set_response_headers, complaints)
     rewrites = parse_response_rewrites(route.rewrite_response_headers, complaints)
+    rate_limit = parse_route_limit(route, complaints)
 
     sent = route.SerializeToString(deterministic=True)
     serves = source is not None and match is not None and not complaints.refused
@@ -146,6 +148,7 @@ def check_route(
             kubernetes_token=token,
             serverless_audience=audience,
             access=access,
+            rate_limit=rate_limit,
         )
     return CheckedRoute(
         id=identity,
