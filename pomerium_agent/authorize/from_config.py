@@ -128,6 +128,7 @@ def _bearer(route: Route, settings: Settings) -> BearerRule | None:
         authenticate_url=settings.login.internal_url,
         providers=_providers(route, settings) if known is bearer.BearerFormat.JWT else (),
         cookie_expire=settings.login.cookie_expire,
+        audiences=route.access.access_token_audiences,
     )
 
 

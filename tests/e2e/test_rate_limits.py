@@ -23,7 +23,10 @@ def from_address(address: str, **headers: str) -> list[tuple[str, str]]:
 
 
 async def test_a_route_answers_each_address_so_often_and_the_others_as_ever() -> None:
-    """What the limit says is said to browsers, to programs and to Envoy's counters; a broken limit closes one route."""
+    """Routes 1.2 (28), 1.7 (70): to browsers, to programs and by Envoy's counters, under the id of the route.
+
+    A broken limit troubles its own route and no other.
+    """
     async with serve_upstream() as upstream:
         routes = (
             route("few.DOMAIN", id="few", to=upstream.url, rate_limit=FEW),
@@ -63,6 +66,7 @@ async def test_a_route_answers_each_address_so_often_and_the_others_as_ever() ->
     assert page.headers["content-type"] == "text/html; charset=UTF-8"
     assert program.said["status"] == 429
     assert "rate_limit" in str(fault)
+    assert fault["route_id"] == "few"
 
 
 async def test_pages_of_logging_in_answer_each_address_so_often() -> None:
