@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.e2e.visitor import on_stage, route, settings, visit
+from tests.e2e.visitor import Reply, on_stage, route, settings, visit
 from tests.e2e.world import eventually
 from tests.fakes.upstream import serve_upstream
 
@@ -51,8 +51,17 @@ async def test_breakers_break_ejected_endpoints_rest_and_no_answer_takes_longer_
             *routes, settings=settings(circuit_breaker_thresholds=ALONE), environment=ONE_WORKER
         ) as stage:
             visitor = stage.visitor
-            hosts = ("narrow", "narrow", "half", "half", "half", "wide", "wide", "wide")
-            slow = [asyncio.create_task(visitor.ask(f"{host}.DOMAIN", "/slow")) for host in hosts]
+            slow: list[asyncio.Task[Reply]] = []
+
+            def begin(*hosts: str) -> None:
+                slow.extend(asyncio.create_task(visitor.ask(f"{host}.DOMAIN", "/slow")) for host in hosts)
+
+            async def connected() -> bool:
+                return len(one.seen) == 3
+
+            begin("narrow", "half", "wide")
+            await eventually("one request of each route is at the upstream", connected)
+            begin("narrow", "half", "half", "wide", "wide")
 
             async def as_many_as_may() -> bool:
                 """Of each route one for each connection it may have; the others wait."""
@@ -78,4 +87,4 @@ async def test_breakers_break_ejected_endpoints_rest_and_no_answer_takes_longer_
             await stage.apply(*routes, settings=settings(timeout_write="1s"))
             async with visit(stage.world, stage.replica) as another:  # open connections keep their old listener
                 late = await another.ask("wide.DOMAIN", "/slow", headers=JSON)
-            assert (late.status, late.text) == (408, "downstream duration timeout")
+            assert (late.status, late.text) == (504, "downstream duration timeout")
