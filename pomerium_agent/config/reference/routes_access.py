@@ -98,9 +98,9 @@ LOGIN = Topic(
         works(
             "idp_access_token_allowed_audiences",
             "P1",
-            "Audiences of access tokens that are taken as bearers.",
+            "Audiences of access tokens that are taken as bearers here, from among those that the settings allow.",
             ["api://reports"],
-            default="the settings'",
+            default="all that the settings allow",
         ),
         works(
             "bearer_token_format",
