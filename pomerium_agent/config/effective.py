@@ -20,6 +20,7 @@ from pomerium_agent.config.http3 import check_http3, parse_port
 from pomerium_agent.config.identity_providers import parse_identity_providers
 from pomerium_agent.config.metrics import METRICS_PORT, read_metrics
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_keys
+from pomerium_agent.config.rate_limits import parse_login_limit
 from pomerium_agent.config.reference import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.routes import RouteContext
 from pomerium_agent.config.snapshot import (
@@ -95,6 +96,7 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("envoy_bind_config_source_address", "bind_source_address", values.parse_ip),
     ("envoy_bind_config_freebind", "bind_freebind", as_it_is),
     ("signing_key", "signing_key", parse_signing_keys),
+    ("login_rate_limit", "login_limit", parse_login_limit),
 )
 _DNS_PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("dns_lookup_family", "lookup_family", values.parse_lookup_family),

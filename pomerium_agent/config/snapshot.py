@@ -13,6 +13,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from pomerium_agent.config.limit import LOGIN_LIMIT, RateLimit
 from pomerium_agent.config.login import Login
 from pomerium_agent.config.trust import NO_CLIENT_CERTIFICATES, ClientCertificates
 from pomerium_agent.policy import RoutePolicy
@@ -304,6 +305,7 @@ class Route:
     kubernetes_token: Secret = NO_SECRET
     serverless_audience: str = ""  # of Google's identity tokens; empty: none is sent
     access: Access = CLOSED
+    rate_limit: RateLimit | None = None
 
 
 # --- who vouches for visitors, and for us ------------------------------------------------------------
@@ -463,6 +465,7 @@ class Settings:
     bind_freebind: bool | None = None
     signing_key: str = field(default="", repr=False)  # PEM; empty: the one derived from the token
     hosts_of_authenticate: tuple[str, ...] = ()
+    login_limit: RateLimit | None = LOGIN_LIMIT  # None: none
     issuer_uri: bool = False  # of assertions: https://host/ instead of the host alone
     groups_filter: tuple[str, ...] = ()  # directory groups that upstreams may hear of; empty: all
     bearer_format: BearerFormat = BearerFormat.DEFAULT

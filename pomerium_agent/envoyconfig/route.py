@@ -27,14 +27,14 @@ from pomerium_agent.envoyconfig.headers import (
     removed_request_headers,
     response_headers,
 )
-from pomerium_agent.envoyconfig.skip import AWAKE
+from pomerium_agent.envoyconfig.rate_limits import limit_of_route
+from pomerium_agent.envoyconfig.skip import AWAKE, EXT_AUTHZ
 from pomerium_agent.envoyconfig.wire import any_of, duration, text
 from pomerium_agent.pb.envoy.config.core.v3 import base_pb2
 from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2 as pb
 from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from pomerium_agent.pb.envoy.type.matcher.v3 import regex_pb2, string_pb2
 
-EXT_AUTHZ = "envoy.filters.http.ext_authz"
 # Filters that sleep, except on the routes that need them.
 IMPERSONATION = "pomerium.impersonation"
 GROUPS = "pomerium.groups"
@@ -111,7 +111,9 @@ def build_route(route: Route, context: RouteContext, *, authority_regex: str = "
         name=route.id,
         match=_build_match(route, authority_regex),
         metadata=_build_metadata(route, context.cookie_name),
-        typed_per_filter_config={EXT_AUTHZ: _build_check(route)} | dict.fromkeys(_awake(route), AWAKE),
+        typed_per_filter_config={EXT_AUTHZ: _build_check(route)}
+        | dict.fromkeys(_awake(route), AWAKE)
+        | _build_limits(route),
         request_headers_to_add=[header_option(*header) for header in added_request_headers(route, removed)],
         request_headers_to_remove=removed,
         response_headers_to_add=[
@@ -194,6 +196,13 @@ def _build_check(route: Route) -> AnyMessage:
             )
         )
     )
+
+
+def _build_limits(route: Route) -> dict[str, AnyMessage]:
+    """A route that stands aside answers the same to everybody, at no cost."""
+    if route.rate_limit is None or isinstance(route.action, Unavailable):
+        return {}
+    return dict([limit_of_route(route.id, route.rate_limit)])
 
 
 def _build_forward(route: Route, forward: Forward, context: RouteContext) -> pb.RouteAction:

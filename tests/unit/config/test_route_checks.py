@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pomerium_agent.config.routes import CheckedRoute, RouteContext, check_route, route_id
+from pomerium_agent.config.route_names import route_id
+from pomerium_agent.config.routes import CheckedRoute, RouteContext, check_route
 from pomerium_agent.config.snapshot import (
     CircuitBreakers,
     DirectResponse,

@@ -105,16 +105,21 @@ def test_the_filters_stand_in_their_order_under_names_of_their_own() -> None:
     assert [each.name for each in filters] == [
         "pomerium.arrive",
         "pomerium.arrive_json",
+        "pomerium.login_limit",
+        "pomerium.limit",
         "pomerium.cookies",
         "pomerium.impersonation",
         "envoy.filters.http.ext_authz",
+        "pomerium.user_limit",
         "pomerium.groups",
         "pomerium.leave",
         "pomerium.rewrite",
         "envoy.filters.http.router",
     ]
     asleep = {each.name for each in filters if each.disabled}
-    assert asleep == {"pomerium.impersonation", "pomerium.groups", "pomerium.rewrite"}
+    limits = {"pomerium.login_limit", "pomerium.limit", "pomerium.user_limit"}
+    assert asleep == {"pomerium.impersonation", "pomerium.groups", "pomerium.rewrite", *limits}
+    assert "pomerium.login_limit" not in {each.name for each in main(login_limit=None).http_filters}
 
 
 def test_without_an_answer_of_the_agent_nobody_passes() -> None:

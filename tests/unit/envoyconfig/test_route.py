@@ -16,7 +16,8 @@ from pomerium_agent.config.snapshot import (
     Route,
     Unavailable,
 )
-from pomerium_agent.envoyconfig.route import EXT_AUTHZ, LUA_METADATA, RouteContext, build_route, checksum
+from pomerium_agent.envoyconfig.route import LUA_METADATA, RouteContext, build_route, checksum
+from pomerium_agent.envoyconfig.skip import EXT_AUTHZ
 from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2 as pb
 from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from tests.fakes.snapshots import forward, route, snapshot
