@@ -25,6 +25,7 @@ XDS_ROOTS = (
     "envoy.config.route.v3.route_pb2",
     "envoy.config.trace.v3.opentelemetry_pb2",
     "envoy.extensions.access_loggers.file.v3.file_pb2",
+    "envoy.extensions.access_loggers.filters.cel.v3.cel_pb2",
     "envoy.extensions.access_loggers.stream.v3.stream_pb2",
     "envoy.extensions.clusters.dns.v3.dns_cluster_pb2",
     "envoy.extensions.common.matching.v3.extension_matcher_pb2",

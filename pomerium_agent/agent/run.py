@@ -62,6 +62,7 @@ from pomerium_agent.zero import Flag, Link, open_link, run_jobs, trusted_roots
 log = structlog.get_logger(__name__)
 
 METRICS_SOCKET = "metrics.sock"
+ADMIN_SOCKET = "envoy-admin.sock"  # by the same name in keeper.sockets
 RULES_SECONDS = 8.0  # that a request may wait for an agent that has just begun; Envoy waits a little longer for it
 
 
@@ -254,7 +255,7 @@ async def _run_envoy(
 ) -> AsyncIterator[tuple[AdsServer, EnvoyAdmin]]:
     """Have the keeper start Envoy, or adopt the one that runs, and be there when it asks for its configuration."""
     runtime = settings.runtime_dir
-    admin_socket, ads_socket, bootstrap = runtime / "envoy-admin.sock", runtime / "ads.sock", runtime / "envoy.json"
+    admin_socket, ads_socket, bootstrap = runtime / ADMIN_SOCKET, runtime / "ads.sock", runtime / "envoy.json"
     try:
         await asyncio.to_thread(_write_private, bootstrap, build_bootstrap(admin_socket, ads_socket))
     except OSError as error:
@@ -275,6 +276,7 @@ async def _local_addresses(runtime: Path) -> LocalAddresses:
         authorize_socket=str(runtime / "authorize.sock"),
         pages_socket=str(runtime / "pages.sock"),
         metrics_socket=str(runtime / METRICS_SOCKET),
+        admin_socket=str(runtime / ADMIN_SOCKET),
         system_ca=(await asyncio.to_thread(trusted_roots)).decode("ascii", "ignore"),
         ipv6=await asyncio.to_thread(_ipv6_works),
     )

@@ -10,14 +10,17 @@ from google.protobuf.message import Message
 from pomerium_agent.config import login_values, tracing_values, values
 from pomerium_agent.config.access import parse_bearer_format, parse_issuer_format
 from pomerium_agent.config.addresses import parse_address
+from pomerium_agent.config.admin import parse_admin_address, parse_admin_log
 from pomerium_agent.config.client_certificates import asks_for_certificates, parse_client_certificates
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.durations import parse_duration
 from pomerium_agent.config.forwarding import parse_circuit_breakers
 from pomerium_agent.config.google import parse_google_account
+from pomerium_agent.config.http3 import check_http3, parse_port
 from pomerium_agent.config.identity_providers import parse_identity_providers
 from pomerium_agent.config.metrics import METRICS_PORT, read_metrics
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_keys
+from pomerium_agent.config.rate_limits import parse_login_limit
 from pomerium_agent.config.reference import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.routes import RouteContext
 from pomerium_agent.config.snapshot import (
@@ -79,6 +82,9 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("jwt_claims_headers", "jwt_claims_headers", values.parse_claim_headers),
     ("set_response_headers", "set_response_headers", values.parse_response_headers),
     ("codec_type", "codec", values.parse_codec),
+    ("http3_advertise_port", "http3_advertise_port", parse_port),
+    ("envoy_admin_address", "envoy_admin", parse_admin_address),
+    ("envoy_admin_access_log_path", "envoy_admin_log", parse_admin_log),
     ("use_proxy_protocol", "use_proxy_protocol", as_it_is),
     ("skip_xff_append", "skip_xff_append", as_it_is),
     ("xff_num_trusted_hops", "xff_trusted_hops", as_it_is),
@@ -91,6 +97,7 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("envoy_bind_config_source_address", "bind_source_address", values.parse_ip),
     ("envoy_bind_config_freebind", "bind_freebind", as_it_is),
     ("signing_key", "signing_key", parse_signing_keys),
+    ("login_rate_limit", "login_limit", parse_login_limit),
 )
 _DNS_PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("dns_lookup_family", "lookup_family", values.parse_lookup_family),
@@ -108,6 +115,7 @@ _EMPTY_IS_UNSET = frozenset(
         "certificate_authority",
         "signing_key",
         "envoy_bind_config_source_address",
+        "envoy_admin_address",
         "cookie_name",
         "otel_exporter_otlp_endpoint",
         "otel_exporter_otlp_traces_endpoint",
@@ -160,7 +168,8 @@ def effective_settings(
         google_account=reader.google_account(),
         branding=MappingProxyType({name: text for name in BRANDING if (text := getattr(merged.message, name))}),
     )
-    reader.note_what_has_no_effect()
+    reader.check_http3(settings)
+    reader.note_what_has_no_effect(settings)
     return settings, tuple(reader.faults)
 
 
@@ -261,9 +270,13 @@ class _Reader:
         found = self._read(field, parse_google_account, kept, None)
         return found if isinstance(found, GoogleAccount) else None
 
-    def note_what_has_no_effect(self) -> None:
+    def check_http3(self, settings: Settings) -> None:
+        check_http3(settings, self._complaints("codec_type"))
+
+    def note_what_has_no_effect(self, settings: Settings) -> None:
         """Whatever an operator may believe in, and which does nothing: never in silence."""
         self._unlisted_flags()
+        self._unsent_headers(settings)
         self._unknown_log_fields()
         later: dict[str, list[str]] = {}
         for field, value in self._message.ListFields():
@@ -273,6 +286,17 @@ class _Reader:
                 later.setdefault(use.unsupported, []).append(field.name)
         for reason, names in later.items():
             self._complaints(names[0]).warn(", ".join(names), reason, "remove it, or leave it for later")
+
+    def _unsent_headers(self, settings: Settings) -> None:
+        target = settings.tracing.target
+        if target is None or target.http or not any("%" in str(value) for _, value in target.headers):
+            return
+        field = "otel_exporter_otlp_traces_headers" if settings.tracing.traces_headers else "otel_exporter_otlp_headers"
+        self._complaints(field).warn(
+            field,
+            "a value with a percent sign cannot be sent by Envoy over gRPC, so its spans come without that header",
+            "set otel_exporter_otlp_protocol to http/protobuf",
+        )
 
     def _unlisted_flags(self) -> None:
         flags = self._message.runtime_flags

@@ -42,7 +42,7 @@ SERVICE = "Envoy"
 SHORTEST_PATH, LONGEST_PATH = 64, 32768  # characters of a tag
 # Envoy would say the whole path, and queries of logins hold what nobody else may have. Of two tags of a name the later
 # one counts.
-_URL = "%REQ(:scheme)%://%REQ(x-envoy-original-host?:authority)%%PATH(NQ:ORIG_OR_PATH)%"
+_URL = "%REQ(:scheme)%://%REQ(x-envoy-original-host?:authority)%%PATH(NQ:ORIG_OR_PATH):{}%"
 
 
 def build_tracing(tracing: Tracing) -> hcm_pb2.HttpConnectionManager.Tracing | None:
@@ -57,7 +57,7 @@ def build_tracing(tracing: Tracing) -> hcm_pb2.HttpConnectionManager.Tracing | N
         verbose=True,
         spawn_upstream_span=BoolValue(value=True),
         max_path_tag_length=UInt32Value(value=limit),
-        custom_tags=[custom_tag_pb2.CustomTag(tag="http.url", value=_URL)],
+        custom_tags=[custom_tag_pb2.CustomTag(tag="http.url", value=_URL.format(limit))],
         provider=http_tracer_pb2.Tracing.Http(
             name="envoy.tracers.opentelemetry", typed_config=any_of(_build_tracer(tracing, target))
         ),
@@ -88,8 +88,10 @@ def _build_tracer(tracing: Tracing, target: Target) -> opentelemetry_pb2.OpenTel
                 ),
                 timeout=timeout,
                 initial_metadata=[
-                    base_pb2.HeaderValue(key=name, value=str(value))  # as it is, unlike over HTTP
+                    # There Envoy knows no way to write a percent sign; the settings' faults say so.
+                    base_pb2.HeaderValue(key=name, value=str(value))
                     for name, value in target.headers
+                    if "%" not in str(value)
                 ],
             )
         )

@@ -79,12 +79,28 @@ async def collecting(port: int, *, http: bool = False) -> AsyncIterator[Collecto
     await server.stop(None)
 
 
-def settings(port: int, *more: str, ratio: float = 1.0) -> str:
+def settings(port: int, *more: str, ratio: float = 1.0, http: bool = False) -> str:
+    """For HTTP, by the settings of traces alone, which win over what is said for everything."""
+    where = (
+        "otel_exporter_otlp_endpoint: http://127.0.0.1:1",
+        f"otel_exporter_otlp_traces_endpoint: http://127.0.0.1:{port}/v1/traces",
+        "otel_exporter_otlp_traces_protocol: http/protobuf",
+        'otel_exporter_otlp_headers: ["x-team=nobody"]',
+        'otel_exporter_otlp_traces_headers: ["x-team=100%25 edge"]',
+    )
     lines = (
         "otel_traces_exporter: otlp",
         f"otel_traces_sampler_arg: {ratio}",
-        f"otel_exporter_otlp_endpoint: http://127.0.0.1:{port}",
-        'otel_exporter_otlp_headers: ["x-team=100%25 edge"]',
+        *(
+            where
+            if http
+            else (
+                f"otel_exporter_otlp_endpoint: http://127.0.0.1:{port}",
+                "otel_exporter_otlp_protocol: grpc",
+                'otel_exporter_otlp_headers: ["x-team=the%20edge"]',
+            )
+        ),
+        "otel_attribute_value_length_limit: 64",
         "otel_resource_attributes: [service.namespace=here]",
         "otel_bsp_schedule_delay: 0.2s",
         *more,
@@ -114,19 +130,19 @@ async def test_one_request_is_one_trace_from_the_visitor_to_the_upstream(
 ) -> None:
     """Envoy's span, below it the agent's decision and the way to the upstream, and nobody's query or session in them.
 
-    Switched on while all goes on, with headers for the collector; over gRPC and over HTTP.
+    Switched on while all goes on, with headers for the collector; over gRPC, and over HTTP by the settings of traces
+    alone: routes 1.7 (121, 123, 125, 126, 127, 128, 129, 130, 131, 134).
     """
     port = free_port()
-    protocol = 'otel_exporter_otlp_protocol: "http/protobuf"' if http else "otel_exporter_otlp_protocol: grpc"
     async with open_world() as world, collecting(port, http=http) as collector:
         await world.apply(HELLO, PRIVATE)
         async with world.cluster.replica() as replica:
             envoy = (await replica.pids())["envoy"]
             assert not await is_traced(world, replica)
-            await world.apply(HELLO, PRIVATE, settings=settings(port, protocol))
+            await world.apply(HELLO, PRIVATE, settings=settings(port, http=http))
             await eventually("requests are traced", lambda: is_traced(world, replica))
 
-            public = await traced(world, replica, "hello", "/a?token=planted-secret")
+            public = await traced(world, replica, "hello", f"/{'a' * 100}?token=planted-secret")
             denied = await world.get(
                 replica, "private", "/b?token=planted-secret", headers={**JSON, "traceparent": f"{CALLER}01"}
             )
@@ -158,16 +174,18 @@ async def test_one_request_is_one_trace_from_the_visitor_to_the_upstream(
         for item in span.attributes
         if item.key == "http.url" and span.name == "ingress"
     )
-    assert url.endswith(f"hello.{world.domain}:{replica.port}/a")
+    assert url == f"https://hello.{world.domain}:{replica.port}/{'a' * 63}"
+    assert all(len(item.value.string_value) <= 64 for item in decision.attributes)
     assert "planted-secret" not in collector.texts()
-    assert collector.headers.keys() == {("Envoy", "100% edge"), ("pomerium-agent", "100% edge")}
+    team = "100% edge" if http else "the edge"
+    assert collector.headers.keys() == {("Envoy", team), ("pomerium-agent", team)}
     assert all(resource["service.namespace"] == "here" for resource in collector.resources)
 
 
 async def test_what_nobody_collects_is_not_traced_and_a_visitor_cannot_change_that(
     free_port: Callable[[], int],
 ) -> None:
-    """A share of zero; and a caller who says that its trace is not collected is left alone where the share is one."""
+    """Routes 1.7 (122): a share of zero; and a caller who says that its trace is not collected is left alone."""
     port = free_port()
     async with open_world() as world, collecting(port) as collector:
         await world.apply(HELLO, PRIVATE, settings=settings(port, ratio=0))

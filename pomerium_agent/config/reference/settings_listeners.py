@@ -25,7 +25,8 @@ LISTENERS = Topic(
         works(
             "codec_type",
             "P0",
-            "`codec_type` and ALPN. `CODEC_TYPE_HTTP3` serves HTTP/1 and HTTP/2; there is no QUIC listener yet.",
+            "`codec_type` and ALPN. `CODEC_TYPE_HTTP3` serves HTTP/1 and HTTP/2, and HTTP/3 beside them: a listener "
+            "for QUIC on the same port over UDP, which `Alt-Svc` tells of. It shows ECDSA and RSA certificates only.",
             "CODEC_TYPE_HTTP2",
             default="auto",
             broken=9,
@@ -68,12 +69,34 @@ LISTENERS = Topic(
             broken="example.com:1",
         ),
         works("grpc_insecure", "P2", "Without TLS there.", False, default="`true`"),
-        *later("HTTP/3", "P1", http3_advertise_port=443),
-        *later("Envoy's admin on a listener", "P1", envoy_admin_address="127.0.0.1:9901"),
-        *later(
-            "Envoy's admin on a listener",
+        works(
+            "http3_advertise_port",
             "P1",
-            envoy_admin_access_log_path="/dev/stdout",
+            "The port that `Alt-Svc` names, where another stands in front.",
+            443,
+            default="that of `address`",
+            broken=70000,
+        ),
+        works(
+            "envoy_admin_address",
+            "P1",
+            "The listener `envoy-admin`, which leads to Envoy's admin. Its address is one of loopback: the admin asks "
+            "nobody who they are, and can stop Envoy.",
+            "127.0.0.1:9901",
+            default="none",
+            broken="0.0.0.0:9901",
+        ),
+        works(
+            "envoy_admin_access_log_path",
+            "P1",
+            "A line for each request to that listener: on `/dev/stdout` or `/dev/stderr`, and never in a file.",
+            "/dev/stdout",
+            default="`/dev/null`",
+            broken="/var/log/envoy-admin.log",
+        ),
+        *later(
+            "a file for Envoy's profiler, which only a restart of Envoy could change",
+            "P1",
             envoy_admin_profile_path="/run/envoy.prof",
         ),
         *later("the debug listener", "P2", debug_address="127.0.0.1:6060"),
