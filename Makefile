@@ -10,10 +10,10 @@ OIDC := tests/oidc/node_modules/.package-lock.json
 PROTOS := $(shell find proto -name '*.proto')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup oidc proto check unit e2e test test-install golden reference bench drill demo format clean
+.PHONY: help setup oidc proto check unit e2e test test-install golden reference bench drill drill-upgrade demo format clean
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Create the virtual environment and generate the wire contracts
 
@@ -64,6 +64,9 @@ bench: $(READY) ## What must stay fast, as ratios in one run
 
 drill: $(READY) ## Take one thing after the other away from two replicas, and say what visitors notice
 	$(BIN)/python -m bench.drill
+
+drill-upgrade: $(READY) ## Restart two replicas in turn and upgrade one in place under load, and count what fails
+	$(BIN)/python -m bench.upgrade
 
 demo: $(READY) ## Console, sample upstream and agent on loopback; Ctrl-C stops it
 	@$(BIN)/pomerium-agent demo $(DEMO)

@@ -41,6 +41,8 @@ POMERIUM_AGENT_ON_REFUSED"
     readonly CLOCK_MAY_DIFFER=60 SPACE_KB=600000 STAYS_UP=4
     ROOT=${POMERIUM_AGENT_ROOT:-} # another root to look at; only with --dry-run
     BASE=$ROOT/opt/pomerium-agent
+    KEEPER=$ROOT/run/pomerium-agent/keeper.sock
+    GOES_OVER=no
     ETC=$ROOT/etc/pomerium-agent
     UNIT=$ROOT/etc/systemd/system/pomerium-agent.service
     LINK=$ROOT/usr/local/bin/pomerium-agent
@@ -537,6 +539,16 @@ restart() {
     systemctl restart --no-block pomerium-agent
 }
 
+can_go_over() { # versions/N: the service runs, as what it would run as, and its keeper knows how to
+    [ "$VERB" = upgrade ] && [ "$CHANGED" = no ] && [ "$(state_of ActiveState)" = active ] &&
+        [ -S "$KEEPER" ] && cmp -s "$BASE/$1/share/pomerium-agent/pomerium-agent.service" "$UNIT"
+}
+
+go_over() { # to what is current now, while what ran before serves
+    step "going over to the new release; the one before serves meanwhile"
+    "$BASE/current/bin/pomerium-agent" upgrade --socket "${KEEPER%/*}/control.sock"
+}
+
 becomes_ready() { # and stays so for a moment; WHY says what it was otherwise
     local end=$((SECONDS + WAIT)) since=0 state
     WHY="it was not ready after $WAIT seconds"
@@ -634,6 +646,7 @@ install_or_upgrade() {
     write_settings
     [ ! -e "$ETC/.changed" ] || CHANGED=yes
     if [ "$MADE" != "$before" ]; then
+        if can_go_over "$MADE"; then GOES_OVER=yes; fi
         CHANGED=yes
         [ -z "$before" ] || point "$BASE/previous" "$before"
     fi
@@ -644,9 +657,12 @@ install_or_upgrade() {
         summary
         return 0
     fi
-    step "starting the service"
-    restart
-    if becomes_ready; then
+    WHY="it could not take over"
+    if [ "$GOES_OVER" = no ]; then
+        step "starting the service"
+        restart
+    fi
+    if { [ "$GOES_OVER" = no ] || go_over; } && becomes_ready; then
         forget_old
         say "Done: pomerium-agent $(release_of "$MADE") runs and is ready."
         summary
@@ -668,7 +684,8 @@ install_or_upgrade() {
 go_back_to() {
     step "going back to release $(release_of "$1")"
     use "$1"
-    restart
+    # Of the new release nothing may be left running: its keeper may have taken over, and its agent may not.
+    if [ "$GOES_OVER" = no ] || ! go_over; then restart; fi
     if becomes_ready; then
         say "Release $(release_of "$1") runs again and is ready." >&2
     else

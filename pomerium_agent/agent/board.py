@@ -38,6 +38,7 @@ class Board:
     envoy_pid: Latest[int] = field(default_factory=lambda: Latest(0))
     stale: datetime | None = None  # since when the configuration that is served is only the last known good one
     draining: bool = False  # the keeper is about to stop: no more visitors, please
+    inherited: bool = False  # Envoy serves what the agent whose place we took gave it, until it has taken ours
     in_force: Latest[str] = field(default_factory=lambda: Latest(""))  # digest; empty until Envoy has taken one
 
     def status(self) -> Mapping[str, object]:
@@ -97,7 +98,7 @@ class Board:
 
         Losing the control plane does not change it.
         """
-        if self.in_force.value or self.resumed:
+        if self.in_force.value or self.resumed or self.inherited:
             return ""
         return "no configuration is in force yet"
 

@@ -21,9 +21,10 @@ from pomerium_agent.authorize import Denials
 from pomerium_agent.authorize.ask import explain_denied, explain_request, read_hypothetical
 from pomerium_agent.config import Compiled
 from pomerium_agent.config.whole import whole_config
-from pomerium_agent.errors import DatabrokerUnavailable, EnvoyUnavailable, InvalidRequest, RecordNotFound, SettingsError
+from pomerium_agent.errors import DatabrokerUnavailable, EnvoyUnavailable, InvalidRequest, RecordNotFound
 from pomerium_agent.policy.complaints import shown
 from pomerium_agent.runtime.clock import Clock, SystemClock
+from pomerium_agent.runtime.sites import close_door
 
 log = structlog.get_logger(__name__)
 
@@ -190,19 +191,20 @@ async def _read_object(request: web.Request) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def serve_control(sock: socket.socket, board: Board, health_address: str) -> AsyncIterator[None]:
-    """Serve on the inherited socket, and on `health_address` (checked with the settings) unless it is empty."""
+async def serve_control(sock: socket.socket, board: Board, health: socket.socket | None = None) -> AsyncIterator[None]:
+    """Serve on the inherited sockets: all of it on the private one, probes and status on the health address."""
     async with AsyncExitStack() as stack:
         control = await _start(stack, build_control_app(board, SystemClock()))
-        await web.SockSite(control, sock).start()
-        if health_address:
+        await _open(stack, web.SockSite(control, sock))
+        if health is not None:
             public = await _start(stack, build_app(board))
-            host, _, port = health_address.rpartition(":")
-            try:
-                await web.TCPSite(public, host.strip("[]") or None, int(port)).start()
-            except OSError as error:
-                raise SettingsError(f"HEALTH_CHECK_ADDR: cannot listen on {health_address}: {error}") from error
+            await _open(stack, web.SockSite(public, health))
         yield
+
+
+async def _open(stack: AsyncExitStack, site: web.BaseSite) -> None:
+    await site.start()
+    stack.push_async_callback(close_door, site)
 
 
 async def _start(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:

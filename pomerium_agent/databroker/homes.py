@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pomerium_agent.databroker.backend import Backend
 from pomerium_agent.databroker.kinds import check_storage, storage_kind
 from pomerium_agent.databroker.memory import MemoryBackend
+from pomerium_agent.databroker.remote import RemoteBackend
 from pomerium_agent.databroker.sqlite import open_sqlite
 from pomerium_agent.databroker.storage_health import StorageHealth, StoreHealth
 from pomerium_agent.errors import SettingsError
@@ -52,6 +54,12 @@ class Homes:
                 home = _Home(self._health.of_store(kind))
                 backend = MemoryBackend(self._clock)
         self._homes[id(backend)] = home
+        return backend
+
+    def borrow(self, connection: str | None, socket: Path) -> Backend:
+        """The records of another agent on this machine, which has them in a store of this kind."""
+        backend = RemoteBackend(socket)
+        self._homes[id(backend)] = _Home(self._health.of_store(storage_kind(connection)))
         return backend
 
     def use(self, backend: Backend) -> None:

@@ -164,6 +164,8 @@ class Store:
             await self._backend.set_checkpoint(checkpoint)
 
     async def clean_up(self) -> None:
+        if not self._open.is_set():  # there is a next time
+            return
         with self._calling():  # nothing waits for it: what it removes now, it removes as well in another store
             await self._backend.clean_up()
 

@@ -102,8 +102,8 @@ def _read_json(path: Path) -> Mapping[str, object] | None:
     return found if isinstance(found, dict) else None
 
 
-async def run_verb(*arguments: str, data_dir: Path) -> str:
-    """Run a verb of the console's command line, as a person would; its standard output.
+async def run_verb(*arguments: str, data_dir: Path | None = None) -> str:
+    """Run a verb of the command line, as a person would, with the console's data if it is about that; its output.
 
     Raises SettingsError with what it complained of when it fails.
     """
@@ -113,8 +113,7 @@ async def run_verb(*arguments: str, data_dir: Path) -> str:
         "-m",
         "pomerium_agent",
         *arguments,
-        "--data-dir",
-        str(data_dir),
+        *(("--data-dir", str(data_dir)) if data_dir else ()),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -37,6 +37,8 @@ def build_agent_clusters(local: LocalAddresses, settings: Settings) -> tuple[clu
     asking.explicit_http_config.http2_protocol_options.CopyFrom(http2)
     pages = http_protocol_options_pb2.HttpProtocolOptions()
     pages.explicit_http_config.http_protocol_options.CopyFrom(build_http1())
+    # A connection that is kept may be closed by an agent that leaves just when Envoy asks again on it.
+    pages.common_http_protocol_options.max_requests_per_connection.value = 1
     found = [
         _build_agent_cluster(AUTHORIZE_CLUSTER, local.authorize_socket, asking, settings),
         _build_agent_cluster(PAGES_CLUSTER, local.pages_socket, pages, settings),

@@ -4,10 +4,11 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from pomerium_agent.keeper.children import Kept, Patience, Process, spawn
+from pomerium_agent.keeper.children import Adopted, Argv, Kept, Patience, Process, spawn
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.wire import Lines, Message
 
@@ -19,13 +20,15 @@ class AgentSide:
 
     def __init__(
         self,
-        argv: Sequence[str],
+        argv: Argv,
         listening: Mapping[str, socket.socket],
         runtime_dir: Path,
         instance: str,
         selector: selectors.BaseSelector,
         patience: Patience,
         log: Log,
+        *,
+        comes: bool = False,
     ) -> None:
         self.kept = Kept("agent", self._start, patience, log)
         self._argv = argv
@@ -34,6 +37,8 @@ class AgentSide:
         self._instance = instance
         self._selector = selector
         self._log = log
+        self.ready = False  # said that visitors are served
+        self._comes = comes  # the first process comes to replace another agent
         self._link: socket.socket | None = None
         self._lines = Lines()
 
@@ -41,6 +46,24 @@ class AgentSide:
     def linked(self) -> bool:
         """Whether somebody listens."""
         return self._link is not None
+
+    def leave(self) -> dict[str, Any]:
+        """What the next keeper needs to go on with it; there is a process, and it is linked."""
+        assert self.kept.process is not None and self._link is not None  # noqa: S101, PT018
+        return {
+            "pid": self.kept.process.pid,
+            "began": self.kept.began,
+            "link": self._link.fileno(),
+            "heard": self._lines.pending.decode("latin-1"),
+            "ready": self.ready,
+        }
+
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on with the agent that a keeper before us had."""
+        self.kept.adopt(Adopted(left["pid"]), left["began"])
+        self.ready = left["ready"]
+        self._take_line(socket.socket(fileno=left["link"]))
+        self._lines = Lines(left["heard"].encode("latin-1"))
 
     def read(self) -> Iterator[Message]:
         """What the agent has said since the last time."""
@@ -83,9 +106,11 @@ class AgentSide:
                 "POMERIUM_AGENT_KEEPER_FD": str(theirs.fileno()),
                 "POMERIUM_AGENT_INSTANCE": self._instance,
             }
+            if self._comes:
+                environ["POMERIUM_AGENT_SUCCESSOR"] = "yes"
             try:
                 process = spawn(
-                    self._argv,
+                    self._argv(),
                     environ,
                     pass_fds=(*handed_over.values(), theirs.fileno()),
                     ignored=(signal.SIGHUP,),  # it may come before the agent has learned what to do with it
@@ -93,7 +118,11 @@ class AgentSide:
             except BaseException:
                 ours.close()
                 raise
-        ours.setblocking(False)
-        self._link, self._lines = ours, Lines()
-        self._selector.register(ours, selectors.EVENT_READ, self)
+        self._comes = False
+        self._take_line(ours)
         return process
+
+    def _take_line(self, link: socket.socket) -> None:
+        link.setblocking(False)
+        self._link, self._lines = link, Lines()
+        self._selector.register(link, selectors.EVENT_READ, self)

@@ -5,8 +5,10 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.signals import held_back, reset_in_child
@@ -15,7 +17,39 @@ from pomerium_agent.runtime.backoff import Backoff
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-Process = subprocess.Popen[bytes]
+Argv = Callable[[], Sequence[str]]  # asked at each start: another release may be installed by then
+
+
+class Process(Protocol):
+    """A child of ours, started by us or by a keeper before us in the same process."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def wait(self) -> int:
+        """Reap it."""
+
+    def kill(self) -> None:
+        """Kill it."""
+
+
+class Adopted:
+    """A child that a keeper before us started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
@@ -87,6 +121,9 @@ class Patience:
     envoy_stop: float = 10.0
     envoy_drain: float = 60.0  # in which an Envoy that is succeeded takes leave of its clients (routes.md 12.2)
     envoy_leave: float = 120.0  # after which it ends, with whatever is still open
+    prepare: float = 60.0  # for an agent that comes to replace another, before it is given up
+    enter: float = 15.0  # for it to take over, which is nothing but a few messages and the last records
+    leave: float = 2.0  # for the other one to let go, before it is told to stop
     settled: float = 60.0  # of life, after which the next end counts as a first one
     first_pause: float = 0.5  # between the second end and the third start; the first restart is at once
     longest_pause: float = 30.0
@@ -107,7 +144,7 @@ class Kept:
         self._pauses = Backoff(first=patience.first_pause, factor=2.0, cap=patience.longest_pause)
         self._log = log
         self._restarts_at_once = True
-        self._began = 0.0
+        self._began = 0.0  # by the monotonic clock, which goes on through an exec
         self._wanted = False
         self._replaced = False  # what runs is being stopped to make room for its successor
         self._start_at: float | None = None
@@ -117,6 +154,10 @@ class Kept:
     def next_at(self) -> float | None:
         """When `turn` has something to do."""
         return min((at for at in (self._start_at, self._kill_at) if at is not None), default=None)
+
+    @property
+    def began(self) -> float:
+        return self._began
 
     @property
     def coming(self) -> bool:
@@ -133,11 +174,27 @@ class Kept:
             self._replaced = True
             self._terminate(now, stop_within)
 
-    def adopt(self, process: Process, now: float) -> None:
-        """This one runs now, in place of the one that ran, which is somebody else's to reap."""
-        self.process, self._began, self._wanted = process, now, True
+    def begin_once(self, now: float) -> bool:
+        """Start it, and not again when it ends, until `keep`; says whether it was started."""
+        self._run(now)
+        self._wanted, self._start_at = False, None
+        return self.process is not None
+
+    def adopt(self, process: Process, began: float) -> None:
+        """This one runs now, in place of the one that ran, if any, which is somebody else's to reap."""
+        self.process, self._began, self._wanted = process, began, True
         self._restarts_at_once = True
         self._pauses.reset()
+
+    def end_at(self, at: float) -> None:
+        """Kill it then, if it runs still."""
+        self._kill_at = at
+
+    def keep(self) -> None:
+        """From now on it is started again when it ends, or, if it has ended already, at the next turn."""
+        self._wanted = True
+        if self.process is None:
+            self._start_at = time.monotonic()
 
     def end(self, now: float, stop_within: float) -> None:
         """Stop it, and do not start it again."""

@@ -3,10 +3,12 @@
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from pomerium_agent.keeper.children import Kept, Patience, Process, spawn
+from pomerium_agent.keeper.children import Adopted, Kept, Patience, Process, spawn
 from pomerium_agent.keeper.hot import Generation, flags, hot_restart_works, new_line, sweep
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.succession import Succession
@@ -78,6 +80,41 @@ class EnvoySide:
         """When `turn` has something to do."""
         return min((at for at in (self.kept.next_at, self.succession.next_at) if at is not None), default=None)
 
+    @property
+    def steady(self) -> bool:
+        """Nothing comes; one that leaves does not count."""
+        return not self.kept.coming and not self.succession.under_way
+
+    def show(self, wanted: StartEnvoy) -> bytes:
+        """What an agent that is not in charge hears when it wants one: which Envoy runs, be it that one or not."""
+        return envoy_event(self.kept.process.pid if self.kept.process is not None else 0, wanted.request)
+
+    def leave(self) -> dict[str, Any]:
+        """What the next keeper needs to go on with it; empty when none runs."""
+        if self._wanted is None or self.kept.process is None:
+            return {}
+        return {
+            "pid": self.kept.process.pid,
+            "began": self.kept.began,
+            "wanted": asdict(self._wanted),
+            "digest": self._digest.hex(),
+            "serving": None if self._serving is None else asdict(self._serving),
+            "lines": [asdict(each) for each in self._lines],
+            "generation": None if self._generation is None else asdict(self._generation),
+            "succession": self.succession.leave(),
+        }
+
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on with the Envoy that a keeper before us had."""
+        if not left:
+            return
+        self._wanted, self._digest = _read_wanted(left["wanted"]), bytes.fromhex(left["digest"])
+        self._serving = None if left["serving"] is None else _read_wanted(left["serving"])
+        self._lines = [Generation(**each) for each in left["lines"]]
+        self._generation = None if left["generation"] is None else Generation(**left["generation"])
+        self.kept.adopt(Adopted(left["pid"]), left["began"])
+        self.succession.inherit(left["succession"])
+
     def turn(self, now: float) -> None:
         """Do what is due."""
         self.kept.turn(now)
@@ -148,6 +185,10 @@ class EnvoySide:
         environ = {name: os.environ[name] for name in ENVOY_ENVIRONMENT if name in os.environ}
         argv = [*self._wanted.argv, *(how if self._wanted.hot else ()), *more]
         return spawn(argv, environ, dies_with_us=True)
+
+
+def _read_wanted(left: Mapping[str, Any]) -> StartEnvoy:
+    return StartEnvoy(**{**left, "argv": tuple(left["argv"])})
 
 
 def _digest(wanted: StartEnvoy) -> bytes:

@@ -14,6 +14,7 @@ def signal_pipe() -> Iterator[int]:
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = {number: signal.signal(number, lambda *_: None) for number in WATCHED}
     previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)  # held back by a keeper that we replace
     try:
         yield reading
     finally:

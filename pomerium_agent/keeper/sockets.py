@@ -8,45 +8,70 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from pomerium_agent.errors import SettingsError
 
 NAMES = ("authorize", "pages", "control")
-ADS = "ads.sock"
-DATABROKER = "databroker.sock"
+KEEPER = "keeper"
+HEALTH = "health"
+AGENTS_OWN = ("ads", "databroker", "metrics")  # each has one of its own, and who is in charge the plain name as well
 ENVOY_ADMIN = "envoy-admin.sock"
-LONGEST_NAME = "hot_udp_parent_99999990"  # of what is bound there: one of Envoy's own, see hot.py
-METRICS = "metrics.sock"
+LONGEST_NAMES = ("databroker-4194304.sock", "hot_udp_parent_99999990")  # the second is Envoy's own, see hot.py
 LOCK = "keeper.lock"
 BACKLOG = 1024
 LONGEST_PATH = 107  # bytes of a unix socket's path, on Linux
 
 
+class RuntimeDir(NamedTuple):
+    """The directory, and what we hold in it. `created`: it was not there before, and goes with us."""
+
+    path: Path
+    created: bool
+    lock: int
+    listening: Mapping[str, socket.socket]
+
+
 @contextmanager
-def open_runtime_dir(path: Path) -> Iterator[Mapping[str, socket.socket]]:
-    """Make `path` ours for as long as the block runs and listen on one socket per name in it.
+def open_runtime_dir(path: Path, health_address: str = "") -> Iterator[RuntimeDir]:
+    """Make `path` ours for as long as the block runs and listen on one socket per name in it, and on that address.
 
     A new or empty directory gets mode 0700, and the sockets 0600. What a dead predecessor left in it is swept
     away; a living one is an error. On the way out the sockets are gone, and the directory too if it was not there
     before. Raises SettingsError, naming RUNTIME_DIRECTORY, when the directory cannot be used.
     """
-    if len(os.fsencode(path / LONGEST_NAME)) > LONGEST_PATH:
+    if max(len(os.fsencode(path / name)) for name in LONGEST_NAMES) > LONGEST_PATH:
         raise SettingsError(f"RUNTIME_DIRECTORY: {path} is too long for unix sockets; choose a shorter path")
     with ExitStack() as stack:
         try:
-            listening = _prepare(path, stack)
+            created = _make(path)
+            if created:
+                stack.callback(shutil.rmtree, path, ignore_errors=True)
+            lock = _lock(path, stack)
+            _sweep(path)
+            stack.callback(_sweep, path)
+            listening = {name: stack.enter_context(_listen(path / f"{name}.sock")) for name in (*NAMES, KEEPER)}
         except OSError as error:
             raise SettingsError(f"RUNTIME_DIRECTORY: cannot use {path}: {error.strerror or error}") from error
-        yield listening
+        if health_address:
+            listening[HEALTH] = stack.enter_context(_listen_tcp(health_address))
+        yield RuntimeDir(path, created, lock, listening)
 
 
-def _prepare(path: Path, stack: ExitStack) -> Mapping[str, socket.socket]:
-    if _make(path):
-        stack.callback(shutil.rmtree, path, ignore_errors=True)
-    _lock(path, stack)
-    _sweep(path)
-    stack.callback(_sweep, path)
-    return {name: stack.enter_context(_listen(path / f"{name}.sock")) for name in NAMES}
+@contextmanager
+def adopt_runtime_dir(path: Path, lock: int, listening: Mapping[str, int], *, created: bool) -> Iterator[RuntimeDir]:
+    """The same, of a keeper before us in this process, with all that it held open."""
+    with ExitStack() as stack:
+        if created:
+            stack.callback(shutil.rmtree, path, ignore_errors=True)
+        stack.callback(os.close, lock)
+        stack.callback((path / LOCK).unlink, missing_ok=True)
+        stack.callback(_sweep, path)
+        adopted = {name: stack.enter_context(socket.socket(fileno=number)) for name, number in listening.items()}
+        for name in (*NAMES, KEEPER):
+            if name not in adopted:  # of a version before us that had fewer
+                adopted[name] = stack.enter_context(_listen(path / f"{name}.sock"))
+        yield RuntimeDir(path, created, lock, adopted)
 
 
 def _make(path: Path) -> bool:
@@ -72,7 +97,7 @@ def _make(path: Path) -> bool:
     return created
 
 
-def _lock(path: Path, stack: ExitStack) -> None:
+def _lock(path: Path, stack: ExitStack) -> int:
     """Keep out a second keeper. The lock goes with the process, however it ends."""
     lock = stack.enter_context((path / LOCK).open("w"))
     try:
@@ -82,12 +107,22 @@ def _lock(path: Path, stack: ExitStack) -> None:
             f"RUNTIME_DIRECTORY: another pomerium-agent runs in {path}; stop it, or choose another directory"
         ) from error
     stack.callback((path / LOCK).unlink, missing_ok=True)
+    return lock.fileno()
 
 
 def _sweep(path: Path) -> None:
     """Remove sockets that nobody will listen on again: ours, the agent's and Envoy's."""
-    for name in (*(f"{name}.sock" for name in NAMES), ADS, DATABROKER, ENVOY_ADMIN, METRICS):
+    for name in (*(f"{name}.sock" for name in (*NAMES, *AGENTS_OWN, KEEPER)), ENVOY_ADMIN):
         (path / name).unlink(missing_ok=True)
+    for name in AGENTS_OWN:
+        for found in path.glob(f"{name}-*.sock"):
+            found.unlink(missing_ok=True)
+
+
+def sweep_agent(path: Path, pid: int) -> None:
+    """Remove what an agent that was killed left behind."""
+    for name in AGENTS_OWN:
+        (path / f"{name}-{pid}.sock").unlink(missing_ok=True)
 
 
 def _listen(path: Path) -> socket.socket:
@@ -100,3 +135,17 @@ def _listen(path: Path) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _listen_tcp(address: str) -> socket.socket:
+    """Raises SettingsError; that it is an address was checked with the settings."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        if host and ":" not in host:
+            return socket.create_server((host, int(port)), backlog=BACKLOG)
+        if not socket.has_dualstack_ipv6():
+            return socket.create_server((host or "0.0.0.0", int(port)), backlog=BACKLOG)  # noqa: S104  # as it says
+        return socket.create_server((host, int(port)), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=not host)
+    except OSError as error:
+        raise SettingsError(f"HEALTH_CHECK_ADDR: cannot listen on {address}: {error}") from error

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pomerium_agent.keeper.admin import serves
-from pomerium_agent.keeper.children import Kept, Patience, Process
+from pomerium_agent.keeper.children import Adopted, Kept, Patience, Process
 from pomerium_agent.keeper.hot import Generation
 from pomerium_agent.keeper.log import Log
 from pomerium_agent.keeper.sockets import ENVOY_ADMIN
@@ -52,6 +52,20 @@ class Succession:
         """The check, the successor, and who leaves."""
         yield from (process for process in (self._check, self._successor) if process is not None)
         yield from self._leaving
+
+    @property
+    def under_way(self) -> bool:
+        """Somebody is to take over, or is being checked for it."""
+        return self._asked is not None or self._check is not None or self._successor is not None
+
+    def leave(self) -> dict[str, Any]:
+        """What the next keeper must know of those that leave; nothing is under way."""
+        return {"leaving": [process.pid for process in self._leaving], "kill_at": self._kill_at, "jammed": self._jammed}
+
+    def inherit(self, left: Mapping[str, Any]) -> None:
+        """Go on where a keeper before us was."""
+        self._leaving = [Adopted(pid) for pid in left["leaving"]]
+        self._kill_at, self._jammed = left["kill_at"], left["jammed"]
 
     @property
     def next_at(self) -> float | None:

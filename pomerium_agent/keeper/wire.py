@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 LONGEST_LINE = 1 << 16
@@ -27,21 +27,54 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """`{"op": "prepared"}`: an agent that came to replace another can take over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """`{"op": "held"}`: the agent that is to be replaced writes nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """`{"op": "serving"}`: the agent that came has taken over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """`{"op": "left"}`: nothing keeps the agent that was replaced."""
+
+
+@dataclass(frozen=True, slots=True)
 class Garbage:
     """A line that makes no sense."""
 
     reason: str
 
 
-Message = StartEnvoy | Ready | Garbage
+Message = StartEnvoy | Ready | Prepared | Held | Serving | Left | Garbage
+
+PLAIN: Mapping[str, Message] = {
+    "ready": Ready(),
+    "prepared": Prepared(),
+    "held": Held(),
+    "serving": Serving(),
+    "left": Left(),
+}
 
 
 class Lines:
     """Cuts a stream of bytes into messages. A line that is too long is dropped, and what follows it is read."""
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
+    def __init__(self, heard: bytes = b"") -> None:
+        self._buffer = bytearray(heard)
         self._dropping = False
+
+    @property
+    def pending(self) -> bytes:
+        """The beginning of a line whose end has not come."""
+        return bytes(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Take bytes; yield what they complete."""
@@ -71,8 +104,8 @@ def parse(line: bytes) -> Message:
     if not isinstance(said, dict):
         return Garbage("not an object")
     match said:
-        case {"op": "ready"}:
-            return Ready()
+        case {"op": str(op)} if op in PLAIN:
+            return PLAIN[op]
         case {"op": "envoy", "argv": [_, *_] as argv, "bootstrap": str(bootstrap)} if _are_arguments(
             [*argv, bootstrap]
         ):
@@ -98,6 +131,16 @@ def refusal_event(reason: str, request: int | None) -> bytes:
 def draining_event() -> bytes:
     """We are about to stop: tell whoever asks that nobody should be sent here."""
     return _line({"event": "draining"})
+
+
+def event(name: str) -> bytes:
+    """What says nothing but its name: hold, resume and succeeded, to the agent that is to be replaced."""
+    return _line({"event": name})
+
+
+def charge_event(*, ready: bool, alone: bool) -> bytes:
+    """You are in charge. `ready`: visitors were served before; `alone`: the agent before you is not there any more."""
+    return _line({"event": "charge", "ready": ready, "alone": alone})
 
 
 def _line(value: dict[str, object]) -> bytes:

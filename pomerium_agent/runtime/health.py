@@ -78,6 +78,11 @@ class Health:
         self._sequence: dict[str, int] = {}
         self._last = 0
         self._changed = asyncio.Event()
+        self._hushed = False
+
+    def hush(self) -> None:
+        """Take no more reports: what stops here goes on elsewhere."""
+        self._hushed = True
 
     def running(self, check: str, /, **attributes: str) -> None:
         """All is well with `check`."""
@@ -93,7 +98,7 @@ class Health:
         self._put(Report(check, Status.TERMINATING))
 
     def _put(self, report: Report) -> None:
-        if self._reports.get(report.check) == report:
+        if self._hushed or self._reports.get(report.check) == report:
             return
         if report.error:
             log.warning("health", check=report.check, error=report.error)

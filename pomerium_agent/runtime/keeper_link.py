@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -19,6 +20,7 @@ log = structlog.get_logger(__name__)
 
 SOCKETS = "POMERIUM_AGENT_SOCKETS"
 KEEPER_FD = "POMERIUM_AGENT_KEEPER_FD"
+SUCCESSOR = "POMERIUM_AGENT_SUCCESSOR"  # set: another agent is in charge, and we come to take its place
 
 
 def adopt_sockets(environ: Mapping[str, str]) -> Mapping[str, socket.socket]:
@@ -45,13 +47,28 @@ def _adopt(variable: str, fd: str) -> socket.socket:
     return sock
 
 
+class Charge(NamedTuple):
+    """We are in charge. `ready`: visitors were served before us; `alone`: the agent before us is not there any more."""
+
+    ready: bool
+    alone: bool
+
+
 class KeeperLink:
     """The line to the keeper. Open it with `open_keeper_link`.
 
     `envoy_pid` is the process id of the Envoy that runs, and 0 while none does; `draining` says that the end is near.
+
+    When we come to take another agent's place: `charge` says that we have it. When another comes to take ours: `hold`
+    says that nothing is to be written, `resumed` counts how often that came to nothing, `succeeded` says that it did.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, successor: bool = False) -> None:
+        self.successor = successor
+        self.charge: Latest[Charge | None] = Latest(None if successor else Charge(ready=False, alone=True))
+        self.hold: Latest[bool] = Latest(False)
+        self.resumed: Latest[int] = Latest(0)
+        self.succeeded: Latest[bool] = Latest(False)
         self.envoy_pid: Latest[int] = Latest(0)
         self.draining: Latest[bool] = Latest(False)
         self._reader = reader
@@ -86,6 +103,22 @@ class KeeperLink:
     async def ready(self) -> None:
         """Tell the keeper that Envoy has acknowledged its first configuration."""
         await self._say({"op": "ready"})
+
+    async def prepared(self) -> None:
+        """Tell the keeper that we can take the other agent's place."""
+        await self._say({"op": "prepared"})
+
+    async def serving(self) -> None:
+        """Tell the keeper that we have taken it."""
+        await self._say({"op": "serving"})
+
+    async def held(self) -> None:
+        """Tell the keeper that we write nothing any more."""
+        await self._say({"op": "held"})
+
+    async def left(self) -> None:
+        """Tell the keeper that nothing keeps us."""
+        await self._say({"op": "left"})
 
     async def wait_gone(self) -> None:
         """Wait until the keeper is gone, which is the sign to stop."""
@@ -127,6 +160,15 @@ class KeeperLink:
                     asked.set_exception(EnvoyUnavailable(f"the keeper cannot start Envoy: {reason}"))
             case {"event": "draining"}:
                 self.draining.set(True)
+            case {"event": "charge"}:
+                self.charge.set(Charge(ready=bool(said.get("ready")), alone=bool(said.get("alone"))))
+            case {"event": "hold"}:
+                self.hold.set(True)
+            case {"event": "resume"}:
+                self.hold.set(False)
+                self.resumed.set(self.resumed.value + 1)
+            case {"event": "succeeded"}:
+                self.succeeded.set(True)
             case _:
                 log.warning("unknown event from the keeper", received=said)
 
@@ -135,7 +177,7 @@ class KeeperLink:
 async def open_keeper_link(environ: Mapping[str, str]) -> AsyncIterator[KeeperLink]:
     """The line to the keeper that started us. Raises SettingsError when nobody did."""
     reader, writer = await asyncio.open_unix_connection(sock=_adopt(KEEPER_FD, environ.get(KEEPER_FD, "")))
-    link = KeeperLink(reader, writer)
+    link = KeeperLink(reader, writer, successor=bool(environ.get(SUCCESSOR)))
     try:
         async with asyncio.TaskGroup() as tasks:
             listening = tasks.create_task(link.listen())

@@ -2,7 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from pomerium_agent.runtime.latest import Latest
+
+T = TypeVar("T")
 
 
 async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
@@ -12,3 +17,11 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
+
+
+async def until_is(cell: Latest[T], wanted: T) -> None:
+    """Return once the cell holds `wanted`."""
+    async with aclosing(cell.follow()) as values:
+        async for value in values:
+            if value == wanted:
+                return

@@ -171,10 +171,11 @@ async def _run_with_each_token(
 
 
 @asynccontextmanager
-async def run_jobs(link: Link, stores: Latest[Backend]) -> AsyncIterator[None]:
+async def run_jobs(link: Link, stores: Latest[Backend], *, replica: str | None = None) -> AsyncIterator[None]:
     """Run what a replica does for its control plane: reports, and under the lease what one replica does for all (Z-30).
 
-    The leased jobs work in one store of records at a time; another one begins them anew (Z-25).
+    The leased jobs work in one store of records at a time; another one begins them anew (Z-25). The lease is held under
+    the name of this `replica`, which all its agents use, unless told otherwise; under none of them when it is empty.
 
     Leaving the block stops the leased jobs, gives the lease back, and sends the last reports (Z-64).
     """
@@ -185,7 +186,7 @@ async def run_jobs(link: Link, stores: Latest[Backend]) -> AsyncIterator[None]:
                 group.create_task(
                     link.standing.while_welcome(lambda: link.telemetry.run(link.events.telemetry_requests))
                 ),
-                group.create_task(link.standing.while_welcome(lambda: _run_leased_jobs(link, stores))),
+                group.create_task(link.standing.while_welcome(lambda: _run_leased_jobs(link, stores, replica))),
                 group.create_task(_watch_filled(link, stores)),
             ]
             yield
@@ -196,9 +197,9 @@ async def run_jobs(link: Link, stores: Latest[Backend]) -> AsyncIterator[None]:
             await link.reporter.flush()
 
 
-async def _run_leased_jobs(link: Link, stores: Latest[Backend]) -> None:
+async def _run_leased_jobs(link: Link, stores: Latest[Backend], replica: str | None) -> None:
     """Under one bootstrap config after the other: a new one ends the jobs and begins them anew (Z-25)."""
-    holder = Holder(link.identity.instance)
+    holder = Holder(link.identity.instance if replica is None else replica)
 
     async def under(bootstrap: BootstrapConfig | None) -> None:
         if bootstrap is not None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from google.protobuf.json_format import ParseDict
@@ -13,13 +14,14 @@ from google.protobuf.struct_pb2 import Struct
 from pomerium_agent import databroker
 from pomerium_agent.databroker import Backend, Databroker, MemoryBackend
 from pomerium_agent.databroker.postgres import open_postgres
+from pomerium_agent.databroker.remote import RemoteBackend
 from pomerium_agent.databroker.sqlite import open_sqlite
 from pomerium_agent.pb.pomerium import session_pb2, user_pb2
 from pomerium_agent.records import Cursor, Record, pack, type_url
 from pomerium_agent.runtime.health import Health
 from tests.fakes.clock import ManualClock
 from tests.fakes.postgres import Postgres
-from tests.fakes.remote_backend import remote
+from tests.fakes.remote_backend import remote, served
 
 SESSION = type_url(session_pb2.Session)
 USER = type_url(user_pb2.User)
@@ -56,6 +58,38 @@ async def open_wire() -> AsyncIterator[Store]:
         yield Store(backend, store.clock)
 
 
+class NextAgents(RemoteBackend):
+    """What one agent has of another's records while it takes over; what only the owner does goes to the owner."""
+
+    def __init__(self, socket: Path, behind: Backend) -> None:
+        super().__init__(socket)
+        self._behind = behind
+
+    async def set_checkpoint(self, checkpoint: Cursor) -> None:
+        await self._behind.set_checkpoint(checkpoint)
+
+    async def clean_up(self) -> None:
+        await self.server_info()  # what was asked before is under way
+        await self._behind.clean_up()
+
+    async def close(self) -> None:
+        await self.server_info()
+        await self._behind.close()
+
+
+@asynccontextmanager
+async def open_next_agents() -> AsyncIterator[Store]:
+    """The records in memory, asked over the private socket by an agent that comes to take over."""
+    with TemporaryDirectory(prefix="db-") as directory:
+        socket = Path(directory) / "databroker.sock"
+        async with open_memory() as store, served(store.backend, store.clock, listener=None, path=socket):
+            backend = NextAgents(socket, store.backend)
+            try:
+                yield Store(backend, store.clock)
+            finally:
+                await RemoteBackend.close(backend)
+
+
 @asynccontextmanager
 async def open_file() -> AsyncIterator[Store]:
     clock = ManualClock()
@@ -82,6 +116,7 @@ async def open_replaceable() -> AsyncIterator[Store]:
 IMPLEMENTATIONS: dict[str, OpenStore] = {
     "file": open_file,
     "memory": open_memory,
+    "next agent's": open_next_agents,
     "replaceable": open_replaceable,
     "wire": open_wire,
 }

@@ -89,7 +89,11 @@ def on_keeper():
     heard += data
     while b"\\n" in heard:
         line, _, heard = heard.partition(b"\\n")
-        tell("heard", said=json.loads(line))
+        said = json.loads(line)
+        tell("heard", said=said)
+        answer = {"hold": "held", "charge": "serving", "succeeded": "left"}.get(said["event"])
+        if answer and answer not in part.get("mute", ()):
+            keeper.sendall(json.dumps({"op": answer}).encode() + b"\\n")
 
 loop.register(pages, selectors.EVENT_READ, on_page)
 loop.register(keeper, selectors.EVENT_READ, on_keeper)
@@ -109,6 +113,8 @@ if part.get("orphan"):
     os.close(shut)
 for line in part.get("says", ()):
     keeper.sendall(line.encode() + b"\\n")
+if "POMERIUM_AGENT_SUCCESSOR" in os.environ and "prepared" not in part.get("mute", ()):
+    keeper.sendall(b'{"op": "prepared"}\\n')
 run()
 """
 
@@ -145,12 +151,20 @@ from pomerium_agent.errors import SettingsError
 from pomerium_agent.keeper import Patience, run_keeper
 from pomerium_agent.settings import read_settings
 
+rehearse = "--rehearse" in sys.argv
+assert not (rehearse and Path(sys.argv[0]).with_name("broken").exists())
 try:
-    code = run_keeper(read_settings(), agent_argv=json.loads(sys.argv[1]), patience=Patience(**json.loads(sys.argv[2])))
+    code = run_keeper(
+        read_settings(),
+        agent_argv=lambda: json.loads(sys.argv[1]),
+        keeper_argv=lambda: [sys.executable, *sys.argv],
+        patience=Patience(**json.loads(sys.argv[2])),
+        rehearse=rehearse,
+    )
 except SettingsError as error:
     print(error, file=sys.stderr)
     code = 2
-assert not Path(os.environ["RUNTIME_DIRECTORY"]).exists() or code == 2 or sys.argv[3:]
+assert rehearse or not Path(os.environ["RUNTIME_DIRECTORY"]).exists() or code == 2 or sys.argv[3:]
 sys.exit(code)
 """
 
@@ -205,6 +219,26 @@ class Stage:
             if _fits(told, who, event, facts):
                 return told  # type: ignore[no-any-return]  # JSON
             self._heard.append(told)
+
+    def ask(self, **question: object) -> socket.socket:
+        """A caller at the keeper's desk."""
+        caller = visit(self.run / "keeper.sock")
+        caller.sendall(json.dumps(question).encode() + b"\n")
+        return caller
+
+    def answers(self, caller: socket.socket) -> list[dict[str, Any]]:
+        """What a caller is told until the keeper hangs up; the players are heard meanwhile, for few reports queue."""
+        said = b""
+        with caller:
+            while True:
+                ready, _, _ = select.select([caller, self._box], [], [], TIMEOUT)
+                assert ready, said
+                if self._box in ready:
+                    self._heard.append(json.loads(self._box.recv(1 << 20)))
+                elif data := caller.recv(65_536):
+                    said += data
+                else:
+                    return [json.loads(line) for line in said.splitlines()]
 
     def still_untold(self) -> list[tuple[str, str]]:
         """What has been reported and not been waited for, in order."""

@@ -183,24 +183,34 @@ def test_another_setting_is_kept_and_the_service_started_again(installed: Scene)
     assert installed.machine.says(f"python3 -c '{ready}'") == "200"
 
 
-@pytest.mark.parametrize(("release", "why"), [("crashes", "again and again"), ("mute", "not ready after")])
+@pytest.mark.parametrize(
+    ("release", "why"), [("crashes", "tried out beside this one"), ("mute", "was not ready within")]
+)
 def test_an_upgrade_to_a_broken_release_goes_back_by_itself(installed: Scene, release: str, why: str) -> None:
+    pid = installed.main_pid()
+
     done = installed.install_sh("upgrade", "--wait", "20", wheels=f"/{release}")
 
     assert done.returncode == 1
     assert why in done.stdout
     assert "runs again and is ready" in done.stdout
+    assert installed.main_pid() == pid
     assert installed.visit() == "200 hello-from-upstream"
     assert "99.0" not in installed.install_sh("--version").stdout
     assert installed.machine.says("ls /opt/pomerium-agent/versions").split() == ["1"]
 
 
 def test_an_upgrade_keeps_what_was_there_and_rollback_returns_to_it(installed: Scene) -> None:
-    old = installed.install_sh("--version").stdout
+    old, pid = installed.install_sh("--version").stdout, installed.main_pid()
 
     done = installed.install_sh("upgrade", wheels="/next")
 
     assert done.returncode == 0, done.stdout
+    assert "the new agent serves alone" in done.stdout
+    assert installed.main_pid() == pid  # it went over, and nobody was disconnected
+    running = installed.machine.says("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    assert "/versions/2/bin/python -P -m pomerium_agent agent" in running
+    assert "/versions/1/" not in running
     assert "pomerium-agent 99.0.0" in installed.install_sh("--version").stdout
     assert installed.visit() == "200 hello-from-upstream"
     back = installed.install_sh("rollback")

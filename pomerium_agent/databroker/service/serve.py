@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 STOP_GRACE = 0.5  # seconds in which those who are told to come again may hear of it
 REBIND_EVERY = 15.0  # seconds between tries of an address that could not be had
+REBIND_FIRST = 0.25  # and between the first ones, while an agent before us may be about to give it up
+FIRST_TRIES = 12
 MOST_CALLS = 2000  # at once; one more is refused with RESOURCE_EXHAUSTED
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # with it, a second process could take half of the calls unnoticed
@@ -125,6 +127,7 @@ async def _serve_socket(service: Service, path: Path) -> AsyncIterator[None]:
 
 async def _follow_address(service: Service, wanted: Latest[Listener | None], health: Health) -> NoReturn:
     said = False  # anything, to the health checks
+    tries = 0
     while True:
         listener = wanted.value
         if listener is None:
@@ -138,9 +141,11 @@ async def _follow_address(service: Service, wanted: Latest[Listener | None], hea
                 health.running(Check.DATABROKER_SERVICE, address=listener.authority)
                 await _until_other(wanted, listener)
         except AddressTaken as error:
-            health.failed(Check.DATABROKER_SERVICE, str(error))
+            tries += 1
+            if tries > FIRST_TRIES:
+                health.failed(Check.DATABROKER_SERVICE, str(error))
             try:
-                async with asyncio.timeout(REBIND_EVERY):
+                async with asyncio.timeout(REBIND_FIRST if tries <= FIRST_TRIES else REBIND_EVERY):
                     await _until_other(wanted, listener)
             except TimeoutError:
                 continue

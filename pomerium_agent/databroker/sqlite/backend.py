@@ -52,6 +52,7 @@ class SqliteBackend:
 
     def __init__(self, opened: Opened, clock: Clock, health: Health) -> None:
         self.path = opened.path
+        self.ownership = opened.ownership
         self._owner = opened.owner
         self._clock = clock
         self._head = opened.head

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from pomerium_agent.databroker.sqlite.place import owned
+from pomerium_agent.databroker.sqlite.place import Ownership, owned
 from pomerium_agent.databroker.sqlite.schema import connect, open_checked
 from pomerium_agent.databroker.sqlite.transaction import Head, Transaction, read_head
 from pomerium_agent.databroker.sqlite.words import in_plain_words
@@ -17,6 +17,7 @@ class Opened:
     """The file, owned: let go of it by closing `owner`."""
 
     path: Path
+    ownership: Ownership
     owner: ExitStack
     writing: sqlite3.Connection
     reading: sqlite3.Connection
@@ -35,7 +36,8 @@ async def open_file(directory: Path) -> Opened:
 
 def _open(directory: Path) -> Opened:
     with ExitStack() as owner:
-        path = owner.enter_context(owned(directory))
+        ownership = owner.enter_context(owned(directory))
+        path = ownership.file
         with in_plain_words(path):
             writing = open_checked(path)
             owner.callback(writing.close)
@@ -44,7 +46,7 @@ def _open(directory: Path) -> Opened:
             writing.execute("COMMIT")
             reader = connect(path)
             owner.callback(reader.close)
-            return Opened(path, owner.pop_all(), writing, reader, read_head(writing))
+            return Opened(path, ownership, owner.pop_all(), writing, reader, read_head(writing))
 
 
 def _let_go(opening: "asyncio.Future[Opened]") -> None:

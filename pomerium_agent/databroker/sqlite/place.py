@@ -41,11 +41,23 @@ def _own_directory(environ: Mapping[str, str]) -> Path:
     return Path("/var/tmp/pomerium/data/databroker")  # noqa: S108  # the reference's; whose it is gets checked
 
 
+class Ownership:
+    """That this process owns the store in a directory, until it gives that up to the agent that takes our place."""
+
+    def __init__(self, lock: int, directory: Path) -> None:
+        self._lock = lock
+        self.file = directory / FILE
+
+    def give_up(self) -> None:
+        """Let another process own it; nothing may be written here any more."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+
 @contextmanager
-def owned(directory: Path) -> Iterator[Path]:
+def owned(directory: Path) -> Iterator[Ownership]:
     """Make the directory (0700) and the file (0600) if they are missing, and own them while the block runs.
 
-    Yields the file. Raises DatabrokerUnavailable when another process owns it, or the disk says no, and SettingsError
+    Raises DatabrokerUnavailable when another process owns it, or the disk says no, and SettingsError
     for a place that others could write to.
     """
     try:
@@ -57,7 +69,8 @@ def owned(directory: Path) -> Iterator[Path]:
         raise DatabrokerUnavailable(f"the file store in {directory} cannot be used: {error.strerror}") from error
     try:
         _lock(lock, directory)
-        yield _private_file(directory / FILE)
+        _private_file(directory / FILE)
+        yield Ownership(lock, directory)
     finally:
         os.close(lock)  # which unlocks it
 
@@ -75,14 +88,13 @@ def _lock(lock: int, directory: Path) -> None:
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
-def _private_file(path: Path) -> Path:
+def _private_file(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         _check_ours(path, stat.S_ISREG, "a file")
         path.chmod(0o600)
     except OSError as error:
         raise DatabrokerUnavailable(f"the file store {path} cannot be used: {error.strerror}") from error
-    return path
 
 
 def _check_ours(path: Path, is_kind: Callable[[int], bool], kind: str) -> None:

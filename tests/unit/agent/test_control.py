@@ -60,14 +60,16 @@ def deny(at: Board, request_id: str) -> None:
 
 
 @asynccontextmanager
-async def serving(at: Board, directory: Path, health_address: str = "") -> AsyncIterator[Callable[[object], Any]]:
+async def serving(
+    at: Board, directory: Path, health: socket.socket | None = None
+) -> AsyncIterator[Callable[[object], Any]]:
     """The control socket of a replica, and a client that posts questions to it."""
     path = directory / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(str(path))
         sock.listen()
         async with (
-            serve_control(sock, at, health_address),
+            serve_control(sock, at, health),
             aiohttp.ClientSession(
                 "http://agent", connector=aiohttp.UnixConnector(str(path)), timeout=aiohttp.ClientTimeout(10)
             ) as client,
@@ -158,24 +160,25 @@ async def test_before_there_is_a_configuration_nothing_is_explained(tmp_path: Pa
     assert (status, told) == (503, {"error": "there is no configuration to explain yet"})
 
 
-async def test_the_health_address_explains_nothing(tmp_path: Path, free_port: Callable[[], int]) -> None:
+async def test_the_health_address_explains_nothing(tmp_path: Path) -> None:
     """Explanations name people; the address of probes may be open to a whole network."""
-    address = f"127.0.0.1:{free_port()}"
+    listening = socket.create_server(("127.0.0.1", 0))
     async with (
-        serving(board(), tmp_path, address),
-        aiohttp.ClientSession(f"http://{address}") as client,
+        serving(board(), tmp_path, listening),
+        aiohttp.ClientSession(f"http://127.0.0.1:{listening.getsockname()[1]}") as client,
         client.get("/healthz") as alive,
         client.post("/explain", json={"url": "https://wiki.example.com/"}) as answer,
     ):
         assert (alive.status, answer.status) == (200, 404)
 
 
-async def test_the_health_address_answers_probes_and_nothing_else(tmp_path: Path, free_port: Callable[[], int]) -> None:
+async def test_the_health_address_answers_probes_and_nothing_else(tmp_path: Path) -> None:
     """Z-55: what was sent to the control plane, the sessions and the keys are for whoever may open the socket."""
-    address, at = f"127.0.0.1:{free_port()}", board()
+    listening, at = socket.create_server(("127.0.0.1", 0)), board()
+    address = f"127.0.0.1:{listening.getsockname()[1]}"
     routes = [(route.method, route.resource) for route in build_control_app(at, SystemClock()).router.routes()]
     found: dict[str, bool] = {}
-    async with serving(at, tmp_path, address), aiohttp.ClientSession(f"http://{address}") as client:
+    async with serving(at, tmp_path, listening), aiohttp.ClientSession(f"http://{address}") as client:
         for method, resource in routes:
             path = resource.canonical.replace("{id}", "1") if resource else ""
             async with client.request(method, path) as answer:

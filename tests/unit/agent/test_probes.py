@@ -39,7 +39,7 @@ async def test_each_probe_says_its_own_thing(
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
         sock.listen()
-        async with serve_control(sock, board, ""):
+        async with serve_control(sock, board):
             said = [await asyncio.to_thread(probe, path, each) for each in ("/startupz", "/readyz", "/healthz")]
 
     assert said == [startup, ready, ""]

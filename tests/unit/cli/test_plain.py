@@ -64,7 +64,7 @@ async def test_the_screen_of_a_replica_is_plain(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
         sock.listen()
-        async with serve_control(sock, board, ""):
+        async with serve_control(sock, board):
             found = await asyncio.to_thread(ask, path, "/overview")
 
     fault = {"warning": False, "subject": "s", "field": "f", "reason": "r", "remedy": "x", "id": "i"}

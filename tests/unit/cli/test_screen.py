@@ -55,7 +55,7 @@ async def replica(tmp_path: Path) -> AsyncIterator[Path]:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
         sock.listen()
-        async with serve_control(sock, board, ""):
+        async with serve_control(sock, board):
             yield path
 
 

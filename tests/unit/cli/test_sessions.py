@@ -73,7 +73,7 @@ async def replica(called: Callable[..., Done], directory: Path, *written: Record
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, capture_logs():  # the replica's, not the verb's
         sock.bind(str(path))
         sock.listen()
-        async with stage.sessions() as live, serve_control(sock, board, ""):
+        async with stage.sessions() as live, serve_control(sock, board):
             board.people = People(backend=stage.backend, sessions=live, site=Latest(SITE))
 
             async def run(*arguments: str) -> Done:

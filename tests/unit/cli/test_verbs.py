@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pomerium_agent.__main__ import exit_code
-from pomerium_agent.cli.run import agent_argv
+from pomerium_agent.cli.run import argv_of
 from pomerium_agent.errors import ConfigRejected, ControlPlaneUnavailable, Refused, SettingsError
 
 GOOD = """
@@ -118,7 +118,7 @@ def test_the_agent_does_not_run_what_lies_in_the_working_directory(tmp_path: Pat
     (tmp_path / "queue.py").write_text("raise SystemExit(99)")
     env = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "POMERIUM_ZERO_TOKEN": "t"}
 
-    done = subprocess.run(agent_argv(None), capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60)
+    done = subprocess.run(argv_of("agent", None), capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60)
 
     assert done.returncode == 2
     assert "is started by `pomerium-agent run`" in done.stderr

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomerium_agent.keeper.wire import LONGEST_LINE, Garbage, Lines, Ready, StartEnvoy, parse
+from pomerium_agent.keeper.wire import (
+    LONGEST_LINE,
+    Garbage,
+    Held,
+    Left,
+    Lines,
+    Prepared,
+    Ready,
+    Serving,
+    StartEnvoy,
+    parse,
+)
 
 
 def test_a_line_may_come_in_pieces_and_several_at_once() -> None:
@@ -18,6 +29,15 @@ def test_a_line_may_come_in_pieces_and_several_at_once() -> None:
 
     assert first == []
     assert second == [StartEnvoy(("envoy", "-c", "x"), "/x", 7), Ready()]
+
+
+def test_what_agents_say_while_one_replaces_another_is_understood_and_a_half_line_can_be_left() -> None:
+    lines = Lines()
+    said = [*lines.feed(b'{"op":"prepared"}\n{"op":"held"}\n{"op":"ser')]
+
+    said += Lines(lines.pending).feed(b'ving"}\n{"op":"left"}\n')
+
+    assert said == [Prepared(), Held(), Serving(), Left()]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pomerium_agent.errors import EnvoyUnavailable, SettingsError
-from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
+from pomerium_agent.runtime.keeper_link import Charge, KeeperLink, adopt_sockets, open_keeper_link
+from pomerium_agent.runtime.waiting import until_is
 
 
 class Keeper:
@@ -141,3 +142,37 @@ def test_the_inherited_sockets_are_found_by_name() -> None:
 def test_without_inherited_sockets_the_remedy_is_named() -> None:
     with pytest.raises(SettingsError, match="pomerium-agent run"):
         adopt_sockets({})
+
+
+async def test_who_comes_to_replace_another_waits_for_the_charge() -> None:
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=theirs)
+    environ = {"POMERIUM_AGENT_KEEPER_FD": str(ours.detach()), "POMERIUM_AGENT_SUCCESSOR": "yes"}
+    async with asyncio.timeout(20), open_keeper_link(environ) as link:
+        keeper = Keeper(reader, writer)
+        assert (link.successor, link.charge.value) == (True, None)
+        await link.prepared()
+        assert await keeper.hear() == {"op": "prepared"}
+        keeper.say(event="charge", ready=True, alone=False)
+        async for charge in link.charge.follow():
+            if charge is not None:
+                break
+        assert charge == Charge(ready=True, alone=False)
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_who_is_replaced_hears_of_the_hold_of_its_end_and_of_the_success() -> None:
+    async with linked() as (link, keeper):
+        assert link.charge.value == Charge(ready=False, alone=True)  # from the beginning
+        for event, cell, wanted in (
+            ("hold", link.hold, True),
+            ("resume", link.hold, False),
+            ("succeeded", link.succeeded, True),
+        ):
+            keeper.say(event=event)
+            await until_is(cell, wanted)
+        assert link.resumed.value == 1
+        await link.held()
+        await link.left()
+        assert [await keeper.hear(), await keeper.hear()] == [{"op": "held"}, {"op": "left"}]
