@@ -81,6 +81,7 @@ class Local:
     drain_notice: float = 0.0  # seconds between "not ready" and the first connection that is closed
     drain_seconds: float = 5.0  # for open requests, after that
     handover_seconds: float = 120.0  # that an Envoy which was succeeded may finish what it had
+    tracing_off: bool = False  # whatever is configured (routes 7.7)
     force_flow: str = ""  # of logging in: stateless or stateful; empty: as the configuration says (authenticate 1)
 
 
@@ -295,6 +296,7 @@ def _local(env: Mapping[str, str]) -> Local:
         drain_notice=_seconds(env, "POMERIUM_AGENT_DRAIN_NOTICE", 0.0),
         drain_seconds=_seconds(env, "POMERIUM_AGENT_DRAIN_SECONDS", 5.0),
         handover_seconds=_seconds(env, "POMERIUM_AGENT_HANDOVER_SECONDS", 120.0),
+        tracing_off=_yes(env, "OTEL_SDK_DISABLED"),
         force_flow=_force_flow(env),
     )
 

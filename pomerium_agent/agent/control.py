@@ -16,6 +16,7 @@ from aiohttp import web
 from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.overview import overview, set_log_levels
 from pomerium_agent.agent.people import People, list_sessions, revoke, show_session
+from pomerium_agent.agent.recent import recent_denials
 from pomerium_agent.authorize import Denials
 from pomerium_agent.authorize.ask import explain_denied, explain_request, read_hypothetical
 from pomerium_agent.config import Compiled
@@ -62,7 +63,8 @@ def _probed(trouble: str) -> web.Response:
 def build_control_app(board: Board, clock: Clock) -> web.Application:
     """The same, and what names people or holds secrets: only for whoever may open the socket.
 
-    `POST /explain`, who is signed in, what the control plane was told, and the whole configuration with its keys.
+    `POST /explain`, what was denied, who is signed in, what the control plane was told, and the whole configuration
+    with its keys.
     """
 
     async def explain(request: web.Request) -> web.Response:
@@ -130,7 +132,11 @@ def _add_insight(app: web.Application, board: Board, clock: Clock) -> None:
         except EnvoyUnavailable as error:
             return web.json_response({"error": str(error)}, status=503)
 
+    async def denials(_request: web.Request) -> web.Response:
+        return web.json_response(recent_denials(board.denials))
+
     app.router.add_get("/overview", everything)
+    app.router.add_get("/denials", denials)
     app.router.add_post("/log-level", log_level)
 
 

@@ -22,6 +22,8 @@ from pomerium_agent.runtime.keeper_link import KeeperLink
 from pomerium_agent.settings import Settings
 from pomerium_agent.zero import trusted_roots
 
+ADMIN_SOCKET = "envoy-admin.sock"  # by the same name in keeper.sockets
+
 
 @asynccontextmanager
 async def run_envoy(
@@ -29,7 +31,7 @@ async def run_envoy(
 ) -> AsyncIterator[tuple[AdsServer, EnvoyAdmin]]:
     """Have the keeper start Envoy, or adopt the one that runs; it finds us when the doors open."""
     runtime = settings.runtime_dir
-    admin_socket, ads_socket = runtime / "envoy-admin.sock", runtime / "ads.sock"
+    admin_socket, ads_socket = runtime / ADMIN_SOCKET, runtime / "ads.sock"
     try:
         bootstrap = await asyncio.to_thread(_write_bootstrap, runtime, admin_socket, ads_socket)
     except OSError as error:
@@ -58,6 +60,7 @@ async def local_addresses(runtime: Path, metrics_socket: str) -> LocalAddresses:
         authorize_socket=str(runtime / "authorize.sock"),
         pages_socket=str(runtime / "pages.sock"),
         metrics_socket=str(runtime / metrics_socket),
+        admin_socket=str(runtime / ADMIN_SOCKET),
         system_ca=(await asyncio.to_thread(trusted_roots)).decode("ascii", "ignore"),
         ipv6=await asyncio.to_thread(_ipv6_works),
     )

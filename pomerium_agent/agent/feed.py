@@ -20,7 +20,7 @@ from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.envoy.ads_state import Delivery, Rejection
 from pomerium_agent.envoyconfig import BuildCache, LocalAddresses, build_resources
-from pomerium_agent.envoyconfig.listeners import BESIDE, METRICS, REDIRECT
+from pomerium_agent.envoyconfig.listeners import ADMIN, BESIDE, METRICS, QUIC, REDIRECT
 from pomerium_agent.envoyconfig.resources import CLUSTER, LISTENER, ROUTES, SECRET
 from pomerium_agent.errors import EnvoyUnavailable
 from pomerium_agent.runtime.clock import Clock
@@ -187,7 +187,13 @@ def in_words(refusal: Rejection) -> str:
     words = f"envoy refuses {refusal.name}: {reason}"
     if "cannot bind" not in reason:
         return words
-    setting = {REDIRECT: "HTTP_REDIRECT_ADDR", METRICS: "METRICS_ADDRESS"}.get(refusal.name, "ADDRESS")
+    settings = {REDIRECT: "HTTP_REDIRECT_ADDR", ADMIN: "envoy_admin_address", METRICS: "METRICS_ADDRESS"}
+    setting = settings.get(refusal.name, "ADDRESS")
+    if refusal.name == QUIC:
+        return (
+            f"{words}; free that port for UDP, or choose another codec_type. HTTP/1 and HTTP/2 are served meanwhile. "
+            "It is tried again every few seconds"
+        )
     remedy = "give the service CAP_NET_BIND_SERVICE" if "Permission denied" in reason else "free the port"
     return f"{words}; {remedy}, or choose another address with {setting}. It is tried again every few seconds"
 

@@ -28,12 +28,14 @@ from pomerium_agent.agent.people import People
 from pomerium_agent.agent.scrape import serve_metrics
 from pomerium_agent.agent.succession import hand_over_of, make_room, take_over
 from pomerium_agent.agent.supply import Supply
+from pomerium_agent.agent.tracing import follow_tracing, open_spans
 from pomerium_agent.authenticate import Desk, PublicKeys, Site, open_server_key, serve_pages
 from pomerium_agent.authenticate.manager import run_identity_manager
 from pomerium_agent.authorize import NO_RULES, Checker, serve_authorize
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.authorize.login import SignInLinks
 from pomerium_agent.authorize.serverless import ServerlessTokens
+from pomerium_agent.authorize.traced import traced
 from pomerium_agent.config import Compiled, open_config
 from pomerium_agent.databroker import Databroker, HandOver, open_databroker
 from pomerium_agent.databroker.service import Listener, serve_databroker
@@ -45,6 +47,7 @@ from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
+from pomerium_agent.runtime.spans import Collector, Spans
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.sessions.access import AccessTracker, track_access
 from pomerium_agent.sessions.bearer import Bearers
@@ -109,6 +112,7 @@ async def _serve(
         settings, health=health, clock=clock, instance=board.instance, metrics=board.metrics, hangup=hangup
     ) as link:
         board.link = link
+        collector: Latest[Collector | None] = Latest(None)  # of spans
         handover = hand_over_of(keeper, settings.runtime_dir / "databroker.sock")
         async with (
             bootstrapped(link) as (storage, shared_secret),
@@ -118,10 +122,24 @@ async def _serve(
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
+            open_spans(collector) as spans,
         ):
             board.databroker = databroker
             ground = _Ground(
-                settings, board, keeper, doors, sockets, clock, link, databroker, handover, sessions, access, outside
+                settings,
+                board,
+                keeper,
+                doors,
+                sockets,
+                clock,
+                link,
+                databroker,
+                handover,
+                sessions,
+                access,
+                outside,
+                collector,
+                spans,
             )
             # With another secret everything that was sealed or signed with the one before is void. The doors close,
             # visitors wait at them, and open again on what was made with the new one; the records stay (Z-25).
@@ -144,6 +162,8 @@ class _Ground:
     sessions: Sessions
     access: AccessTracker
     outside: aiohttp.ClientSession
+    collector: Latest[Collector | None]
+    spans: Spans
 
 
 async def _serve_visitors(at: _Ground, secret: bytes) -> None:
@@ -175,26 +195,29 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         doors.hang(
             serve_authorize(
                 at.sockets["authorize"].dup(),
-                Checker(
-                    rules,
-                    sessions,
-                    clock,
-                    bearers=Bearers(
-                        sessions=sessions,
-                        backend=databroker,
-                        http=outside,
-                        clock=clock,
-                        shared_key=secret,
-                        cluster=cluster,
-                        health=health,
-                    ),
-                    serverless=serverless,
-                    access=at.access,
-                    denials=board.denials,
-                    sign_in_url=SignInLinks(server_key.latest, full_version()),
-                    wait_for_rules=RULES_SECONDS,
-                    tally=board.metrics.tally,
-                ).check,
+                traced(
+                    Checker(
+                        rules,
+                        sessions,
+                        clock,
+                        bearers=Bearers(
+                            sessions=sessions,
+                            backend=databroker,
+                            http=outside,
+                            clock=clock,
+                            shared_key=secret,
+                            cluster=cluster,
+                            health=health,
+                        ),
+                        serverless=serverless,
+                        access=at.access,
+                        denials=board.denials,
+                        sign_in_url=SignInLinks(server_key.latest, full_version()),
+                        wait_for_rules=RULES_SECONDS,
+                        tally=board.metrics.tally,
+                    ).check,
+                    at.spans,
+                ),
             )
         ),
         doors.hang(
@@ -212,6 +235,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
                     mixed_cluster=settings.local.mixed_cluster,
                     metrics=board.metrics,
                 ),
+                spans=at.spans,
             )
         ),
         run_envoy(settings, board, at.keeper, doors, clock) as (ads, admin),
@@ -238,7 +262,7 @@ async def _serve_visitors(at: _Ground, secret: bytes) -> None:
         feeder = Feeder(config, ads, local, board, rules, keys, builder, site, at.link.token.secrets, note)
         async with doors.hang(note.taken()), asyncio.TaskGroup() as group:
             group.create_task(take_over(at.keeper, at.handover, doors, ads, sessions, board, clock), name="take-over")
-            await _feed_envoy(supply, feeder, admin, board, at.keeper, clock, wanted, doors)
+            await _feed_envoy(supply, feeder, admin, board, at.keeper, clock, wanted, doors, at.collector)
 
 
 def _providers(http: aiohttp.ClientSession, clock: Clock, shared_secret: bytes) -> Providers:
@@ -270,6 +294,7 @@ async def _feed_envoy(
     clock: Clock,
     wanted: Latest[Listener | None],
     doors: Doors,
+    collector: Latest[Collector | None],
 ) -> None:
     """Give Envoy each newest configuration until cancelled, and tell the keeper when it serves."""
     async with asyncio.TaskGroup() as group:
@@ -279,6 +304,7 @@ async def _feed_envoy(
         group.create_task(follow_log_level(feeder.config, "info"), name="agent-log-level")
         group.create_task(_tell_ready(board, keeper), name="tell-ready")
         group.create_task(follow_address(feeder.config, wanted, doors.opened), name="databroker-address")
+        group.create_task(follow_tracing(feeder.config, collector), name="tracing")
 
 
 async def _tell_ready(board: Board, keeper: KeeperLink) -> None:

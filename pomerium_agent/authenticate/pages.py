@@ -7,14 +7,17 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from enum import Enum
+from time import time_ns
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
 
 from pomerium_agent.authenticate import account, back_channel, callback, documents, portal, programs, sign_in, sign_out
 from pomerium_agent.authenticate.answers import redirect, refuse, with_cookies
 from pomerium_agent.authenticate.cookies import CALLBACK_PATH as OAUTH_CALLBACK
 from pomerium_agent.authenticate.desk import Desk
 from pomerium_agent.authenticate.rate import Rate
+from pomerium_agent.authenticate.sign_in import TRACE
 from pomerium_agent.authenticate.verify import MAX_BODY, Verifier
 from pomerium_agent.authenticate.visit import Visit
 from pomerium_agent.errors import AgentError, Retryable
@@ -23,6 +26,7 @@ from pomerium_agent.handoff.sign_in import SIGN_IN_PATH
 from pomerium_agent.look import Icon, Message, render_message, security_headers
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.sites import close_door
+from pomerium_agent.runtime.spans import Spans, parse_traceparent
 
 BACKLOG = 1024
 GRACE = 0.5  # seconds for answers that are under way when we stop
@@ -53,18 +57,19 @@ class Place(Enum):
 
 @asynccontextmanager
 async def serve_pages(
-    sock: socket.socket, *, keys: Latest[PublicKeys], desk: Desk | None = None
+    sock: socket.socket, *, keys: Latest[PublicKeys], desk: Desk | None = None, spans: Spans | None = None
 ) -> AsyncIterator[None]:
     """Serve the pages on the listening socket `sock`, which is ours from now on, while the block runs.
 
     `keys` are the public JWKs of everything that may sign, so that upstreams can verify it (A-23). Without a `desk`
-    nobody logs in.
+    nobody logs in. `spans` takes one for each page in a trace that is collected.
 
     On the way out nothing more is accepted, so callers wait in the socket's queue for the next agent, and answers
     under way get half a second.
     """
     with sock:
-        app = web.Application(middlewares=[_other_answers], client_max_size=MAX_BODY)
+        middlewares: list[Middleware] = [_other_answers] if spans is None else [_traced(spans), _other_answers]
+        app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
         app.on_response_prepare.append(_anonymous)
         app.router.add_get("/ping", _alive)
         app.router.add_get("/healthz", _alive)
@@ -89,6 +94,33 @@ async def serve_pages(
                 await close_door(site)
         finally:
             await runner.cleanup()
+
+
+def _traced(spans: Spans) -> Middleware:
+    """A span for each page, named as the page is, linked with the trace that a login began in (routes 7.7)."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        parent = parse_traceparent(request.headers.get("traceparent", "")) if spans.on else None
+        if parent is None:
+            return await handler(request)
+        began, status = time_ns(), 500
+        try:
+            response = await handler(request)
+            status = response.status
+        finally:
+            route = request.match_info.route.resource
+            facts: dict[str, str | int | bool] = {
+                "http.request.method": request.method,
+                "http.route": route.canonical if route is not None else "",  # and never the query
+                "http.response.status_code": status,
+            }
+            link = parse_traceparent(request.query.get(TRACE[0], ""))
+            failed = "the page could not be made" if status >= 500 else ""
+            spans.add("page", parent, began, facts, error=failed, link=link, server=True)
+        return response
+
+    return middleware
 
 
 def _add_login(app: web.Application, desk: Desk) -> None:

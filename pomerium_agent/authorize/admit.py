@@ -14,6 +14,7 @@ from pomerium_agent.authorize.decide import NEEDS_SESSION, Case
 from pomerium_agent.authorize.forwarded import assertion_for
 from pomerium_agent.authorize.rules import RouteRules, Rules, Template
 from pomerium_agent.config.templates import Reference
+from pomerium_agent.envoyconfig.rate_limits import USER
 from pomerium_agent.pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from pomerium_agent.sessions.assertion import (
@@ -93,9 +94,13 @@ def _admit_internal(case: Case, rules: Rules, assertions: Assertions | None) -> 
 
 
 def ok_response(
-    headers: Mapping[str, str], removed: tuple[str, ...] = (), *, without_parameters: tuple[str, ...] = ()
+    headers: Mapping[str, str],
+    removed: tuple[str, ...] = (),
+    *,
+    without_parameters: tuple[str, ...] = (),
+    counted_as: str = "",
 ) -> bytes:
-    """Envoy's permission, with headers that are set whatever was there before."""
+    """Envoy's permission, with headers that are set whatever was there before, and for whom a rate limit counts."""
     response = CheckResponse()
     ok = response.ok_response
     ok.SetInParent()
@@ -104,6 +109,8 @@ def ok_response(
         option.header.key, option.header.value = name, value
     ok.headers_to_remove.extend(removed)
     ok.query_parameters_to_remove.extend(without_parameters)
+    if counted_as:
+        response.dynamic_metadata.update({USER: counted_as})
     return response.SerializeToString()
 
 
@@ -121,6 +128,7 @@ class _Writing:
         self._removed: list[str] = []
         resolved = case.who.resolved
         self.session_id = resolved.session_id if resolved is not None else ""
+        self._user_id = resolved.user_id if resolved is not None else ""
         self._until = resolved.valid_until if resolved is not None else inf
         self._jwt = ""
         self._removed_groups = 0
@@ -191,7 +199,8 @@ class _Writing:
         headers = {name: value for name, value in self._headers.items() if name not in self._removed}
         removed = tuple(dict.fromkeys(self._removed))
         parameters = (QUERY_PARAMETER,) if self._case.who.presented.in_query else ()
-        answer = ok_response(headers, removed, without_parameters=parameters)
+        counted_as = self._user_id if self._route.limits_users else ""
+        answer = ok_response(headers, removed, without_parameters=parameters, counted_as=counted_as)
         return Admission(answer, self._until, self._removed_groups)
 
     def _value(self, path: tuple[str, ...]) -> str:

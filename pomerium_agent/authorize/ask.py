@@ -18,11 +18,12 @@ from pomerium_agent.authorize.decide import (
 )
 from pomerium_agent.authorize.denials import Denied
 from pomerium_agent.authorize.gather import address, decoded_path
-from pomerium_agent.authorize.locate import CONNECT, Located, locate, normalized
+from pomerium_agent.authorize.locate import CONNECT, Located, asks_for_udp, locate, normalized
 from pomerium_agent.config.kubernetes import names_somebody
 from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Route, Unavailable
 from pomerium_agent.config.urls import ascii_host
 from pomerium_agent.envoyconfig.route import checksum
+from pomerium_agent.envoyconfig.virtual_hosts import has_port
 from pomerium_agent.errors import InvalidRequest
 from pomerium_agent.policy import Change, explain
 from pomerium_agent.policy.change import SOMEBODY
@@ -34,6 +35,7 @@ from pomerium_agent.policy.results import ROUTE_NOT_FOUND, UNAUTHENTICATED
 NONE: Mapping[str, Any] = MappingProxyType({})
 SCHEMES = {"https": "https", "http": "http", "wss": "https", "ws": "http"}
 TUNNELS = ("tcp+https", "tcp+http", "udp+https", "udp+http")
+FOR_UDP = MappingProxyType({"upgrade": "connect-udp"})  # what a request for a UDP tunnel is known by
 DEFAULT_PORTS = {"https": 443, "http": 80}
 WORDS = ("url", "method", "headers", "ip", "user", "email", "groups", "claims")
 PATH_REFUSED = "path-refused"
@@ -82,21 +84,27 @@ def read_hypothetical(said: Mapping[str, object], now: datetime) -> Hypothetical
     if not url:
         raise InvalidRequest("url: it is missing; give the URL that is asked for, for example https://app.example.com/")
     scheme, host, path, query = _read_url(url)
-    tunnel = scheme in TUNNELS
+    tunnel, udp = scheme in TUNNELS, scheme.startswith("udp+")
     headers = _object(said, "headers")
     if not all(isinstance(value, str) for value in headers.values()):
         raise InvalidRequest("headers: each has one text; join repeated ones with a comma")
     return Hypothetical(
         scheme="https" if tunnel else scheme,
         host=host,
-        path=path,
+        path=_masque_path(host) if udp else path,
         query=query,
-        method=_text(said, "method") or (CONNECT if tunnel else "GET"),
-        headers={name.lower(): str(value) for name, value in headers.items()},
+        method=_text(said, "method") or (CONNECT if tunnel and not udp else "GET"),
+        headers={**{name.lower(): str(value) for name, value in headers.items()}, **(FOR_UDP if udp else NONE)},
         ip=_read_ip(_text(said, "ip")),
         identity=_read_identity(said),
         now=now,
     )
+
+
+def _masque_path(target: str) -> str:
+    """Where a tunnel to this host and port is asked for (RFC 9298, 2), as Envoy shows it to policies."""
+    host, port = target.rpartition(":")[::2] if has_port(target) else (target, "443")
+    return f"/.well-known/masque/udp/{quote(host.strip('[]'), safe='')}/{port}/"
 
 
 def _read_url(url: str) -> tuple[str, str, str, str]:
@@ -182,7 +190,7 @@ def explain_request(snapshot: ConfigSnapshot, asked: Hypothetical, faults: Seque
     if path is None:
         note = "the path holds an escaped slash, and the settings have Envoy refuse those"
         return _answer(facts, "deny", 400, deny_reasons=(PATH_REFUSED,), note=note)
-    found = locate(snapshot, host=asked.host, path=path, method=asked.method)
+    found = locate(snapshot, host=asked.host, path=path, method=asked.method, udp=asks_for_udp(asked.headers))
     if found.internal:
         return _own_page(facts)
     if found.route is None:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, RouteRules, Rules
 from pomerium_agent.config.hosts import provider_of_route, providers_of_hosts
+from pomerium_agent.config.limit import RateKey
 from pomerium_agent.config.login import Flow
 from pomerium_agent.config.snapshot import (
     BearerFormat,
@@ -113,6 +114,7 @@ def _route(route: Route, settings: Settings) -> RouteRules:
         idp_id=provider_of_route(route, settings.login).id,
         client_trust=settings.client_certificates.trust(access.client_ca),
         stat_name=route.stat_name,
+        limits_users=route.rate_limit is not None and route.rate_limit.key is RateKey.USER,
     )
 
 
@@ -126,6 +128,7 @@ def _bearer(route: Route, settings: Settings) -> BearerRule | None:
         authenticate_url=settings.login.internal_url,
         providers=_providers(route, settings) if known is bearer.BearerFormat.JWT else (),
         cookie_expire=settings.login.cookie_expire,
+        audiences=route.access.access_token_audiences,
     )
 
 

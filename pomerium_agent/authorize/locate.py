@@ -1,12 +1,12 @@
 """Which route a request meets: what Envoy would choose, worked out from the snapshot alone (routes 3.2 to 3.6)."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import re2
 
-from pomerium_agent.config.snapshot import ConfigSnapshot, EscapedSlashes, MatchKind, Route, Settings
+from pomerium_agent.config.snapshot import ConfigSnapshot, EscapedSlashes, Kind, MatchKind, Route, Settings
 from pomerium_agent.envoyconfig.virtual_hosts import authority_regexes, has_port, host_names, literal_length
 
 CONNECT = "CONNECT"
@@ -26,10 +26,16 @@ class Located(NamedTuple):
     on_host: int = 0  # routes that were asked: those of the one virtual host that the request belongs to
 
 
-def locate(snapshot: ConfigSnapshot, *, host: str, path: str, method: str = "GET") -> Located:
+def asks_for_udp(headers: Mapping[str, str]) -> bool:
+    """Whether the request is for a UDP tunnel, as Envoy presents one (routes 6.2)."""
+    return headers.get("upgrade", "").lower() == "connect-udp"
+
+
+def locate(snapshot: ConfigSnapshot, *, host: str, path: str, method: str = "GET", udp: bool = False) -> Located:
     """The first route that matches, in the one virtual host that the Host header chooses; there is no way back.
 
-    `host` is as sent, with the port that a client would send; `path` is normalized, and without the query.
+    `host` is as sent, with the port that a client would send; `path` is normalized, and without the query. `udp`: it
+    is for a tunnel of datagrams.
     """
     host = host.lower()
     login, routes = _virtual_host(snapshot, host)
@@ -37,7 +43,7 @@ def locate(snapshot: ConfigSnapshot, *, host: str, path: str, method: str = "GET
         return Located(None, internal=True)
     members = list(routes)
     for route in members:
-        if _matches(route, path, method):
+        if _matches(route, path, Kind.UDP if udp else Kind.TCP if method == CONNECT else Kind.HTTP):
             return Located(route, on_host=len(members))
     return Located(None, on_host=len(members))
 
@@ -120,10 +126,10 @@ def _is_own(path: str, *, login: bool) -> bool:
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in _OWN_PREFIXES)
 
 
-def _matches(route: Route, path: str, method: str) -> bool:
+def _matches(route: Route, path: str, asked: Kind) -> bool:
     kind, value = route.match.kind, route.match.value
-    if method == CONNECT or kind is MatchKind.CONNECT:
-        return method == CONNECT and kind is MatchKind.CONNECT
+    if asked is Kind.TCP or kind is MatchKind.CONNECT:
+        return kind is MatchKind.CONNECT and route.source.kind is asked
     if kind is MatchKind.PATH:
         return path == value
     if kind is MatchKind.PREFIX:

@@ -11,6 +11,7 @@ from pomerium_agent.authorize.decide import Case, Decision
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.loop import Cause, LoopDetector, causes_of
 from pomerium_agent.authorize.rules import Rules
+from pomerium_agent.authorize.traced import parent_of
 from pomerium_agent.authorize.urls import current_url, page_url
 from pomerium_agent.errors import HandoffRejected
 from pomerium_agent.handoff import nonce
@@ -170,7 +171,8 @@ def is_grpc_web(content_type: str) -> bool:
 
 def _login(case: Case, rules: Rules, sign_in_url: SignInUrl, script: bool, cookie: str) -> str:
     question, route = case.question, case.route
-    traceparent = question.headers.get("traceparent", "")
+    parent = parent_of(question)
+    traceparent = parent.traceparent if parent is not None else question.headers.get("traceparent", "")
     return_url = page_url(question) if script else current_url(question)
     host = return_url.removeprefix("https://").partition("/")[0]
     sign_in = SignIn(

@@ -65,6 +65,7 @@ class RouteRules:
     idp_id: str = ""
     client_trust: ClientTrust | None = None  # which client certificates are good; None: none is judged
     stat_name: str = ""
+    limits_users: bool = False  # Envoy counts the requests of each user
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from pomerium_agent.cli import (
     run,
     sessions,
     status,
+    support,
     telemetry,
     upgrade,
     validate,
@@ -41,6 +42,7 @@ app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
+app.command("support")(support.support)
 app.command("log-level")(log_level.log_level)
 app.command("connect")(connect.connect)
 app.command("upgrade")(upgrade.upgrade)

@@ -1,4 +1,4 @@
-"""`pomerium-agent connect`: a local port for a TCP route."""
+"""`pomerium-agent connect`: a local port for a TCP or a UDP route."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,8 @@ def connect(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="host:port as in the route's `from`; or tcp+https://FRONT/host:port behind a front."
+            metavar="TARGET",
+            help="host:port as in the route's `from`, or udp://host:port; tcp+https://FRONT/host:port behind a front.",
         ),
     ],
     listen: Annotated[
@@ -41,10 +42,13 @@ def connect(
     ca: Annotated[
         Path | None, typer.Option(help="The CA to trust instead of the system's, PEM.", show_default=False)
     ] = None,
+    idle: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="When a UDP flow that carries nothing ends.")
+    ] = 120.0,
 ) -> None:
-    """Give a TCP route a port on this machine, for any client: psql, redis-cli, ssh. Ends with Ctrl-C.
+    """Give a TCP or a UDP route a port on this machine, for any client: psql, redis-cli, ssh, dig. Ends with Ctrl-C.
 
-    Each connection to the port is one tunnel, which the replica authorizes by itself.
+    Each connection to the port is one tunnel, which the replica authorizes by itself; of a UDP route, each socket.
     """
     import asyncio
 
@@ -56,10 +60,16 @@ def connect(
         raise SettingsError(f"--token-file: {token_file} cannot be read as text") from None
     found = read_place("--at", at) if at else None
     door = find_door(target, proxy=proxy, at=found, token=token)
-    asyncio.run(_serve(door, read_place("--listen", listen), _trust(ca)))
+    place = read_place("--listen", listen)
+    if door.kind == "udp":
+        from pomerium_agent.cli.udp_tunnel import serve_udp
+
+        asyncio.run(serve_udp(door, place, _trust(ca, "h2"), idle))
+    else:
+        asyncio.run(_serve(door, place, _trust(ca, "http/1.1")))
 
 
-def _trust(ca: Path | None) -> "ssl.SSLContext":
+def _trust(ca: Path | None, protocol: str) -> "ssl.SSLContext":
     import ssl
 
     try:
@@ -67,7 +77,7 @@ def _trust(ca: Path | None) -> "ssl.SSLContext":
     except OSError:
         raise SettingsError(f"--ca: {ca} holds no certificate that can be read") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     return context
 
 

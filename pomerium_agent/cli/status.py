@@ -125,7 +125,10 @@ def find_socket() -> Path:
 
 
 def sockets_here(environ: Mapping[str, str]) -> list[Path]:
-    """The control sockets in the places where this user's replicas have them."""
+    """The control sockets in the places where this user's replicas have them; only there, if RUNTIME_DIRECTORY says."""
+    if environ.get("RUNTIME_DIRECTORY"):
+        said = Path(environ["RUNTIME_DIRECTORY"].split(":")[0]) / "control.sock"
+        return [said] if said.is_socket() else []
     bases = [Path("/run/pomerium-agent")]
     for base in (environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()):
         if base:

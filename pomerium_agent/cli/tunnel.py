@@ -32,6 +32,7 @@ class Door:
     target: str
     token: Secret
     at: tuple[str, int]
+    kind: str = "tcp"
 
     def request(self) -> bytes:
         lines = [f"CONNECT {self.target} HTTP/1.1", f"Host: {self.target}"]
@@ -41,23 +42,30 @@ class Door:
 
 
 def find_door(target: str, *, proxy: str = "", at: tuple[str, int] | None = None, token: Secret = NO_TOKEN) -> Door:
-    """From `host:port`, or `tcp+https://front/host:port`; raises SettingsError with what to write instead."""
-    if target.startswith("tcp+https://"):
-        front, _, behind = target.removeprefix("tcp+https://").rstrip("/").partition("/")
+    """From `host:port`, or `tcp+https://front/host:port`; raises SettingsError with what to write instead.
+
+    `udp+https://`, or `udp://` for short, is a door for datagrams.
+    """
+    kind = "udp" if target.startswith(("udp+https://", "udp://")) else "tcp"
+    target = target.removeprefix(f"{kind}://")
+    if target.startswith(f"{kind}+https://"):
+        front, _, behind = target.removeprefix(f"{kind}+https://").rstrip("/").partition("/")
         if behind:
             target, proxy = behind, proxy or f"https://{front}"
         else:
             target = front
     target = checked_target(target)
     host, port = read_proxy(proxy or f"https://{target.rpartition(':')[0]}")
-    return Door(host=host, port=port, target=target, token=token, at=at or (host, port))
+    return Door(host=host, port=port, target=target, token=token, at=at or (host, port), kind=kind)
 
 
 def checked_target(text: str) -> str:
     """`host:port`, in lower case."""
     found = _TARGET.fullmatch(text)
     if found is None or not 0 < int(found["port"]) < 65536:
-        raise SettingsError(f"TARGET: {text!r} is not host:port; write what follows tcp+https:// in the route's from")
+        raise SettingsError(
+            f"TARGET: {text!r} is not host:port; write what follows tcp+https:// or udp+https:// in the route's from"
+        )
     return text.lower()
 
 
@@ -125,7 +133,11 @@ def refusal(head: bytes, door: Door) -> str:
     words = head.split(b"\r\n", 1)[0].split(b" ")
     if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not (words[1].isdigit() and len(words[1]) == 3):
         return f"{door.host}:{door.port} does not answer as a proxy would"
-    status = int(words[1])
+    return refused(int(words[1]), door)
+
+
+def refused(status: int, door: Door) -> str:
+    """What a status says about the tunnel; empty when it is open."""
     if 200 <= status < 300:
         return ""
     if status in (301, 302, 303, 307, 401):
@@ -133,7 +145,7 @@ def refusal(head: bytes, door: Door) -> str:
     if status == 403:
         return f"{door.target} does not let you in"
     if status == 404:
-        return f"there is no tcp route for {door.target}"
+        return f"there is no {door.kind} route for {door.target}"
     return f"{door.target}: the proxy answers {status}"
 
 

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.digest import CONFIG, KEY_PAIR, POLICY, ROUTE, SETTINGS, VERSIONED_CONFIG
 from pomerium_agent.config.entities import Entities, synthesize
-from pomerium_agent.config.routes import COMPUTED_IN_POLICY, strip_computed
+from pomerium_agent.config.route_names import COMPUTED_IN_POLICY, strip_computed
 from pomerium_agent.config.snapshot import Fault
 from pomerium_agent.config.sourced import Layer, SourcedRoute, SourcedSettings
 from pomerium_agent.config.versions import applies

@@ -7,17 +7,20 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from pomerium_agent.config import login_values, values
+from pomerium_agent.config import login_values, tracing_values, values
 from pomerium_agent.config.access import parse_bearer_format, parse_issuer_format
 from pomerium_agent.config.addresses import parse_address
+from pomerium_agent.config.admin import parse_admin_address, parse_admin_log
 from pomerium_agent.config.client_certificates import asks_for_certificates, parse_client_certificates
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.durations import parse_duration
 from pomerium_agent.config.forwarding import parse_circuit_breakers
 from pomerium_agent.config.google import parse_google_account
+from pomerium_agent.config.http3 import check_http3, parse_port
 from pomerium_agent.config.identity_providers import parse_identity_providers
 from pomerium_agent.config.metrics import METRICS_PORT, read_metrics
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_keys
+from pomerium_agent.config.rate_limits import parse_login_limit
 from pomerium_agent.config.reference import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.routes import RouteContext
 from pomerium_agent.config.snapshot import (
@@ -31,6 +34,7 @@ from pomerium_agent.config.snapshot import (
     Settings,
 )
 from pomerium_agent.config.sourced import MergedSettings
+from pomerium_agent.config.tracing import NO_TRACING, Tracing
 from pomerium_agent.config.trust import ClientCertificates
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Local
@@ -78,6 +82,9 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("jwt_claims_headers", "jwt_claims_headers", values.parse_claim_headers),
     ("set_response_headers", "set_response_headers", values.parse_response_headers),
     ("codec_type", "codec", values.parse_codec),
+    ("http3_advertise_port", "http3_advertise_port", parse_port),
+    ("envoy_admin_address", "envoy_admin", parse_admin_address),
+    ("envoy_admin_access_log_path", "envoy_admin_log", parse_admin_log),
     ("use_proxy_protocol", "use_proxy_protocol", as_it_is),
     ("skip_xff_append", "skip_xff_append", as_it_is),
     ("xff_num_trusted_hops", "xff_trusted_hops", as_it_is),
@@ -90,6 +97,7 @@ _PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("envoy_bind_config_source_address", "bind_source_address", values.parse_ip),
     ("envoy_bind_config_freebind", "bind_freebind", as_it_is),
     ("signing_key", "signing_key", parse_signing_keys),
+    ("login_rate_limit", "login_limit", parse_login_limit),
 )
 _DNS_PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("dns_lookup_family", "lookup_family", values.parse_lookup_family),
@@ -100,13 +108,17 @@ _DNS_PARSERS: tuple[tuple[str, str, Parser], ...] = (
     ("dns_refresh_rate", "refresh_rate", values.parse_refresh_rate),
     ("dns_failure_refresh_rate", "failure_refresh_rate", values.parse_refresh_rate),
 )
+_TRACING_PARSERS: tuple[tuple[str, str, Parser], ...] = tracing_values.PARSERS
 # Empty texts that mean "not configured" rather than a value that cannot be read.
 _EMPTY_IS_UNSET = frozenset(
     (
         "certificate_authority",
         "signing_key",
         "envoy_bind_config_source_address",
+        "envoy_admin_address",
         "cookie_name",
+        "otel_exporter_otlp_endpoint",
+        "otel_exporter_otlp_traces_endpoint",
         "google_cloud_serverless_authentication_service_account",
         *login_values.EMPTY_IS_UNSET,
     )
@@ -131,6 +143,9 @@ def effective_settings(
     if "proxy_log_level" not in merged.origin:
         found["proxy_log_level"] = found["log_level"]
     dns = reader.read_all(_DNS_PARSERS, previous.dns if previous else DnsOptions(), DnsOptions())
+    tracing = reader.read_all(_TRACING_PARSERS, previous.tracing if previous else NO_TRACING, NO_TRACING)
+    if local.tracing_off:
+        tracing["exporter"] = False
     login_read = reader.read_login(previous.login_read if previous else None)
     login = login_values.read_login(login_read, merged.message.runtime_flags, shared_secret, local.force_flow)
     insecure = bool(found["insecure_server"])
@@ -139,6 +154,7 @@ def effective_settings(
     settings = Settings(
         **found,
         dns=DnsOptions(**dns),
+        tracing=Tracing(**tracing),
         certificates=certificates,
         address=address,
         http_redirect=redirect,
@@ -152,7 +168,8 @@ def effective_settings(
         google_account=reader.google_account(),
         branding=MappingProxyType({name: text for name in BRANDING if (text := getattr(merged.message, name))}),
     )
-    reader.note_what_has_no_effect()
+    reader.check_http3(settings)
+    reader.note_what_has_no_effect(settings)
     return settings, tuple(reader.faults)
 
 
@@ -253,9 +270,13 @@ class _Reader:
         found = self._read(field, parse_google_account, kept, None)
         return found if isinstance(found, GoogleAccount) else None
 
-    def note_what_has_no_effect(self) -> None:
+    def check_http3(self, settings: Settings) -> None:
+        check_http3(settings, self._complaints("codec_type"))
+
+    def note_what_has_no_effect(self, settings: Settings) -> None:
         """Whatever an operator may believe in, and which does nothing: never in silence."""
         self._unlisted_flags()
+        self._unsent_headers(settings)
         self._unknown_log_fields()
         later: dict[str, list[str]] = {}
         for field, value in self._message.ListFields():
@@ -265,6 +286,17 @@ class _Reader:
                 later.setdefault(use.unsupported, []).append(field.name)
         for reason, names in later.items():
             self._complaints(names[0]).warn(", ".join(names), reason, "remove it, or leave it for later")
+
+    def _unsent_headers(self, settings: Settings) -> None:
+        target = settings.tracing.target
+        if target is None or target.http or not any("%" in str(value) for _, value in target.headers):
+            return
+        field = "otel_exporter_otlp_traces_headers" if settings.tracing.traces_headers else "otel_exporter_otlp_headers"
+        self._complaints(field).warn(
+            field,
+            "a value with a percent sign cannot be sent by Envoy over gRPC, so its spans come without that header",
+            "set otel_exporter_otlp_protocol to http/protobuf",
+        )
 
     def _unlisted_flags(self) -> None:
         flags = self._message.runtime_flags

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pomerium_agent.config.complaints import Complaints, shown
-from pomerium_agent.config.routes import from_of
+from pomerium_agent.config.route_names import from_of
 from pomerium_agent.config.snapshot import Fault
 from pomerium_agent.config.sourced import Layer, SourcedCertificate, SourcedRoute, SourcedSettings
 from pomerium_agent.config.urls import display

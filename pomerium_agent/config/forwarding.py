@@ -107,6 +107,8 @@ def _tunnel_ends(endpoints: tuple[Endpoint, ...], kind: Kind, complaints: Compla
                 f"a {transport.value} upstream needs a tunnel to it",
                 f"write from as {tunnel.value}+https://host:port, or use http:// or https:// here",
             )
+    if kind is Kind.UDP and any(endpoint.transport is not Transport.UDP for endpoint in endpoints):
+        complaints.refuse("to", "a udp route leads to a udp upstream only", "write to as udp://host:port")
     return bool(endpoints) and endpoints[0].transport in (Transport.TCP, Transport.UDP)
 
 

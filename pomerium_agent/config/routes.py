@@ -3,9 +3,8 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
-from pomerium_agent.config.access import PolicyMemory, parse_access, parse_bearer_format, parse_issuer_format
+from pomerium_agent.config.access import PolicyMemory, parse_access
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.forwarding import parse_action
 from pomerium_agent.config.google import parse_audience
@@ -16,21 +15,18 @@ from pomerium_agent.config.kubernetes import (
     is_kubernetes,
     parse_kubernetes_token,
 )
-from pomerium_agent.config.order import SortKey, sort_key
-from pomerium_agent.config.reference import ROUTE_FIELDS, Fate
+from pomerium_agent.config.order import SortKey
+from pomerium_agent.config.rate_limits import parse_route_limit
 from pomerium_agent.config.rewrites import parse_match
+from pomerium_agent.config.route_login import check_login, check_whitelists
+from pomerium_agent.config.route_names import from_of, place_of, route_id, subject_of
 from pomerium_agent.config.snapshot import NO_SECRET, Fault, Kind, Match, MatchKind, Route, Source
+from pomerium_agent.config.support import check_support
 from pomerium_agent.config.upstream_tls import ReadFile, parse_downstream_ca
 from pomerium_agent.config.urls import ascii_host, display, parse_source
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.policy.everybody import admits_everybody
-
-MAX_DEPENDS_ON = 5
-# Stripped before anything else looks at a route: they change when nothing that matters does (R-1).
-COMPUTED_IN_ROUTE = ("created_at", "modified_at", "enforced_policies", "assigned_policies", "namespace_name")
-COMPUTED_IN_POLICY = ("created_at", "modified_at", "enforced_routes", "assigned_routes", "namespace_name")
-_LATER = {name: use for name, use in ROUTE_FIELDS.items() if use.fate is Fate.LATER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,36 +64,6 @@ class CheckedRoute:
         return next((fault for fault in self.faults if not fault.warning), None)
 
 
-def route_id(route: config_pb2.Route) -> str:
-    """The explicit id, else a hash of what the route matches and where it leads (routes 1.2, field 28)."""
-    if route.id:
-        return route.id
-    total = hashlib.sha256()
-    parts = [text.encode() for text in (from_of(route), route.prefix, route.path, route.regex, *route.to)]
-    if route.HasField("redirect"):
-        parts += [b"redirect", route.redirect.SerializeToString(deterministic=True)]
-    if route.HasField("response"):
-        parts += [b"response", route.response.SerializeToString(deterministic=True)]
-    for part in parts:
-        total.update(len(part).to_bytes(8, "big") + part)
-    return total.hexdigest()[:16]
-
-
-def from_of(route: config_pb2.Route) -> str:
-    """The field `from`, whose name is a word of Python."""
-    url: str = getattr(route, "from")
-    return url
-
-
-def strip_computed(route: config_pb2.Route) -> None:
-    """Remove, in place, what a server writes for its own user interface."""
-    for name in COMPUTED_IN_ROUTE:
-        route.ClearField(name)
-    for policy in route.policies:
-        for name in COMPUTED_IN_POLICY:
-            policy.ClearField(name)
-
-
 def check_route(
     route: config_pb2.Route,
     *,
@@ -114,7 +80,7 @@ def check_route(
     """
     context = context or RouteContext()
     identity, url = route_id(route), from_of(route)
-    complaints = Complaints(_subject(route, identity), record_id=record_id, route_id=identity, faults=list(found))
+    complaints = Complaints(subject_of(route, identity), record_id=record_id, route_id=identity, faults=list(found))
     reader = _NotingReader(read_file) if read_file is not None else None
 
     source = complaints.attempt("from", parse_source, url)
@@ -122,9 +88,11 @@ def check_route(
     match = Match(MatchKind.CONNECT) if connect else parse_match(route, complaints)
     name = route.tls_downstream_server_name
     downstream_name = (complaints.attempt("tls_downstream_server_name", _server_name, name) or "") if name else ""
-    _check_support(route, source, complaints)
-    _check_access(route, complaints)
-    _check_login(route, context, complaints)
+    check_support(route, complaints)
+    check_whitelists(route, complaints)
+    check_login(
+        route, jwt_bearer=context.jwt_bearer, identity_providers=context.identity_providers, complaints=complaints
+    )
     if is_kubernetes(route):
         check_kubernetes_headers(route, complaints)
     client_ca = parse_downstream_ca(route, reader, complaints)
@@ -137,6 +105,7 @@ def check_route(
     remove_request_headers = parse_removals("remove_request_headers", route.remove_request_headers, complaints)
     set_response_headers = parse_headers("set_response_headers", route.set_response_headers, complaints)
     rewrites = parse_response_rewrites(route.rewrite_response_headers, complaints)
+    rate_limit = parse_route_limit(route, complaints)
 
     sent = route.SerializeToString(deterministic=True)
     serves = source is not None and match is not None and not complaints.refused
@@ -179,6 +148,7 @@ def check_route(
             kubernetes_token=token,
             serverless_audience=audience,
             access=access,
+            rate_limit=rate_limit,
         )
     return CheckedRoute(
         id=identity,
@@ -192,7 +162,7 @@ def check_route(
         faults=tuple(complaints.faults),
         source=source,
         match=match,
-        place=_place(route, source, identity) if source is not None else None,
+        place=place_of(route, source, identity) if source is not None else None,
         files=tuple(reader.digests) if reader is not None else (),
     )
 
@@ -209,23 +179,6 @@ class _NotingReader:
         content = self._read_file(path)
         self.digests[path] = hashlib.sha256(content).digest()
         return content
-
-
-def _subject(route: config_pb2.Route, identity: str) -> str:
-    """How every fault names the route: by what its operator called it, and where it is found."""
-    where = shown(display(from_of(route)))[1:-1]
-    return f"route {shown(route.name or identity)} ({where})"
-
-
-def _place(route: config_pb2.Route, source: Source, identity: str) -> SortKey:
-    return sort_key(
-        source,
-        path=route.path,
-        regex=route.regex,
-        prefix=route.prefix,
-        regex_priority=route.regex_priority_order if route.HasField("regex_priority_order") else None,
-        route_id=identity,
-    )
 
 
 def _key(sent: bytes, record_id: str, standing: bytes, context: RouteContext, reader: _NotingReader | None) -> str:
@@ -247,77 +200,6 @@ def _standing(public: bool, required: bool) -> bytes:
     return b"certificates" if required else b""
 
 
-def _check_support(route: config_pb2.Route, source: Source | None, complaints: Complaints) -> None:
-    """What a later version will do must not be half done by this one."""
-    if source is not None and source.kind is Kind.UDP:
-        # Over HTTP/1.1 a stock Envoy answers 200 where RFC 9298 wants 101; it takes HTTP/3, or extended CONNECT.
-        complaints.refuse(
-            "from", "udp routes are not supported by this version yet", "leave it for later, or use tcp+https://"
-        )
-    present = {field.name for field, _ in route.ListFields()}
-    if not route.session_recording.enabled:
-        present.discard("session_recording")
-    for name in sorted(present & _LATER.keys()):
-        complaints.refuse(name, _LATER[name].unsupported, "remove the field, or run this route on another replica")
-    if route.kubernetes_service_account_token and route.kubernetes_service_account_token_file:
-        complaints.refuse(
-            "kubernetes_service_account_token", "the token and its file are both set", "keep only one of them"
-        )
-    if route.HasField("mcp"):
-        if route.mcp.WhichOneof("mode") is None:
-            complaints.refuse("mcp", "it is neither a server nor a client", "set mcp.server or mcp.client")
-        authority = route.mcp.server.authorization_server_url
-        if authority and not authority.startswith("https://"):
-            complaints.refuse("mcp.server.authorization_server_url", "it does not begin with https://", "use https://")
-
-
-def _check_access(route: config_pb2.Route, complaints: Complaints) -> None:
-    """Who may come in is decided by authorize; that the answers contradict each other is seen here (routes 4.3)."""
-    whitelists = [name for name in ("allowed_users", "allowed_domains") if getattr(route, name)]
-    for name in ("allow_public_unauthenticated_access", "allow_any_authenticated_user"):
-        if getattr(route, name) and whitelists:
-            complaints.refuse(
-                name,
-                f"the route contains whitelists ({', '.join(whitelists)}), which {name} would make meaningless",
-                "remove one or the other",
-            )
-    if route.allow_public_unauthenticated_access and route.allow_any_authenticated_user:
-        complaints.refuse(
-            "allow_public_unauthenticated_access",
-            "the route is open to everyone and to any signed-in user at once",
-            "remove allow_public_unauthenticated_access or allow_any_authenticated_user",
-        )
-
-
-def _check_login(route: config_pb2.Route, context: RouteContext, complaints: Complaints) -> None:
-    if len(route.depends_on) > MAX_DEPENDS_ON:
-        complaints.refuse("depends_on", f"it is limited to {MAX_DEPENDS_ON} hosts", "remove some")
-    for index, host in enumerate(route.depends_on):
-        if "/" in host and not urlsplit_host(host):
-            complaints.refuse(
-                f"depends_on[{index}]", f"{shown(display(host))} is not a URL", "write a host, or https://host"
-            )
-    complaints.attempt("bearer_token_format", parse_bearer_format, route.bearer_token_format)
-    complaints.attempt("jwt_issuer_format", parse_issuer_format, route.jwt_issuer_format)
-    if not route.identity_providers:
-        return
-    jwt = context.jwt_bearer
-    if route.HasField("bearer_token_format"):
-        jwt = route.bearer_token_format == config_pb2.BEARER_TOKEN_FORMAT_JWT
-    if not jwt:
-        complaints.refuse(
-            "identity_providers",
-            "it is unsupported unless bearer_token_format is jwt",
-            "set bearer_token_format, or remove identity_providers",
-        )
-    for name in sorted(set(route.identity_providers) - context.identity_providers):
-        complaints.refuse(
-            "identity_providers",
-            f"{shown(name)} is not among the settings' identity_providers",
-            "add it there, or remove it",
-        )
-
-
 def _server_name(name: str) -> str:
     """A host that a visitor may ask for by SNI. Raises Unusable."""
     try:
@@ -327,11 +209,3 @@ def _server_name(name: str) -> str:
     if not host or "*" in host:
         raise Unusable(f"{shown(display(name))} is not a host", "write a host without scheme, port and asterisk")
     return host
-
-
-def urlsplit_host(url: str) -> str:
-    """The host of a URL in lower-case ASCII; empty when it has none."""
-    try:
-        return ascii_host(urlsplit(url).hostname or "")
-    except ValueError:
-        return ""

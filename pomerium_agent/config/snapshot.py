@@ -13,7 +13,9 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from pomerium_agent.config.limit import LOGIN_LIMIT, RateLimit
 from pomerium_agent.config.login import Login
+from pomerium_agent.config.tracing import NO_TRACING, Tracing
 from pomerium_agent.config.trust import NO_CLIENT_CERTIFICATES, ClientCertificates
 from pomerium_agent.policy import RoutePolicy
 from pomerium_agent.settings import Secret
@@ -304,6 +306,7 @@ class Route:
     kubernetes_token: Secret = NO_SECRET
     serverless_audience: str = ""  # of Google's identity tokens; empty: none is sent
     access: Access = CLOSED
+    rate_limit: RateLimit | None = None
 
 
 # --- who vouches for visitors, and for us ------------------------------------------------------------
@@ -446,6 +449,9 @@ class Settings:
     # None: not configured, so Pomerium's defaults apply; the key `disable` is still in it
     set_response_headers: Mapping[str, str] | None = None
     codec: Codec = Codec.AUTO
+    envoy_admin: Address | None = None  # where Envoy's admin is on a port; always of loopback
+    envoy_admin_log: str = "/dev/null"  # of requests to it
+    http3_advertise_port: int = 0  # which Alt-Svc names; 0: that of the address
     use_proxy_protocol: bool = False
     skip_xff_append: bool = False
     xff_trusted_hops: int = 0
@@ -460,6 +466,7 @@ class Settings:
     bind_freebind: bool | None = None
     signing_key: str = field(default="", repr=False)  # PEM; empty: the one derived from the token
     hosts_of_authenticate: tuple[str, ...] = ()
+    login_limit: RateLimit | None = LOGIN_LIMIT  # None: none
     issuer_uri: bool = False  # of assertions: https://host/ instead of the host alone
     groups_filter: tuple[str, ...] = ()  # directory groups that upstreams may hear of; empty: all
     bearer_format: BearerFormat = BearerFormat.DEFAULT
@@ -467,6 +474,7 @@ class Settings:
     branding: Mapping[str, str] = field(default_factory=lambda: NOTHING)  # by the names of the settings
     client_certificates: ClientCertificates = NO_CLIENT_CERTIFICATES
     identity_providers: tuple[IdentityProvider, ...] = ()  # those that can be used, by name
+    tracing: Tracing = NO_TRACING
     google_account: GoogleAccount | None = None  # None: whoever the metadata server says we are
 
 

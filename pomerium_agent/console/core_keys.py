@@ -14,6 +14,7 @@ from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.policy.complaints import did_you_mean
 from pomerium_agent.policy.yaml_marks import Mapping, Marked, Scalar, Sequence
 
+ENCODED_PEM = base64.b64encode(b"-----BEGIN ").decode()[:-2]
 MAX_FILE_BYTES = 1024 * 1024
 
 # Routes 1.9. A map that names one flag would switch every other one off at a replica, so all are written out.
@@ -226,6 +227,10 @@ def _pem(convert: Converter, marked: Marked, path: str, base: Path, *, in_files:
     if "-----BEGIN" in text:
         return text.encode()
     if in_files:
+        if text.startswith(ENCODED_PEM):  # not to be shown: it may be a key
+            reason = "this is the content of a PEM file in base64, and not the name of a file"
+            convert.complain(marked.line, path, reason, "name the file, or give the PEM as it is")
+            return None
         return _read(convert, marked, path, base / text)
     try:
         return base64.b64decode("".join(text.split()), validate=True)

@@ -11,6 +11,14 @@ from pomerium_agent.envoyconfig import envoy_log_level
 from pomerium_agent.errors import EnvoyUnavailable
 
 _TOTAL = re.compile(r"^http\.(?!admin\.|metrics\.)\S*downstream_rq_total: (\d+)\r?$", re.MULTILINE)
+_LOGGER = re.compile(r"^\s+(\w+): \w+\s*$", re.MULTILINE)
+VERBOSE = frozenset({"debug", "trace"})
+WRITE_SECRETS = frozenset(
+    {
+        "client", "config", "credential_injector", "ext_authz", "ext_proc", "filter", "forward_proxy", "golang", "hc",
+        "http", "http2", "jwt", "lua", "oauth2", "quic", "quic_stream", "router", "tap", "wasm",
+    }
+)  # fmt: skip
 TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 SCRAPE_TIMEOUT = aiohttp.ClientTimeout(total=25.0)
 
@@ -26,8 +34,17 @@ class EnvoyAdmin:
         return (await self._ask("GET", "/ready")).strip() == "LIVE"
 
     async def set_log_level(self, level: str) -> None:
-        """Change what Envoy logs, without a restart (R-23)."""
-        await self._ask("POST", f"/logging?level={envoy_log_level(level)}")
+        """Change what Envoy logs, without a restart (R-23).
+
+        Loggers that write whole headers or resources, with the cookies and keys in them, go no further than info.
+        """
+        wanted = envoy_log_level(level)
+        if wanted not in VERBOSE:
+            await self._ask("POST", f"/logging?level={wanted}")
+            return
+        loggers = _LOGGER.findall(await self._ask("POST", "/logging"))
+        paths = ",".join(f"{name}:{'info' if name in WRITE_SECRETS else wanted}" for name in loggers)
+        await self._ask("POST", f"/logging?paths={paths}")  # all at once: there is no moment with the others loud
 
     async def stats(self) -> str:
         """Everything Envoy counts, in the text format of Prometheus."""

@@ -15,6 +15,7 @@ from pomerium_agent.pb.envoy.config.endpoint.v3 import endpoint_components_pb2
 from pomerium_agent.pb.envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from pomerium_agent.pb.envoy.type.v3 import percent_pb2
 
+ADMIN_CLUSTER = "pomerium-envoy-admin"
 AUTHORIZE_CLUSTER = "pomerium-authorize"
 METRICS_CLUSTER = "pomerium-control-plane-metrics"
 UNLIMITED = 4294967295
@@ -44,6 +45,8 @@ def build_agent_clusters(local: LocalAddresses, settings: Settings) -> tuple[clu
     ]
     if settings.metrics is not None and local.metrics_socket:
         found.append(_build_agent_cluster(METRICS_CLUSTER, local.metrics_socket, pages, settings))
+    if settings.envoy_admin is not None and local.admin_socket:
+        found.append(_build_agent_cluster(ADMIN_CLUSTER, local.admin_socket, pages, settings))
     return tuple(found)
 
 

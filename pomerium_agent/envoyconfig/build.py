@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from pomerium_agent.config.snapshot import ConfigSnapshot, Forward
+from pomerium_agent.config.http3 import serves_http3
+from pomerium_agent.config.snapshot import ConfigSnapshot, Forward, Kind
 from pomerium_agent.envoyconfig.agent_clusters import build_agent_clusters
 from pomerium_agent.envoyconfig.client_certificates import Asking, asking, build_client_ca
 from pomerium_agent.envoyconfig.clusters import ClusterContext, build_route_cluster
+from pomerium_agent.envoyconfig.connection_manager import Door
 from pomerium_agent.envoyconfig.downstream_tls import build_certificates
 from pomerium_agent.envoyconfig.listeners import build_listeners
 from pomerium_agent.envoyconfig.local import LocalAddresses
@@ -23,6 +25,7 @@ from pomerium_agent.envoyconfig.resources import (
     resource,
 )
 from pomerium_agent.envoyconfig.route_table import TableCache, build_route_table
+from pomerium_agent.envoyconfig.tracing import build_collector
 from pomerium_agent.envoyconfig.upstream_tls import build_system_ca
 
 
@@ -59,12 +62,18 @@ def build_resources(snapshot: ConfigSnapshot, local: LocalAddresses, cache: Buil
         secrets.append(build_client_ca(snapshot))
     if settings.metrics is not None and local.metrics_socket:
         secrets += build_metrics_secrets(settings.metrics)
+    door = Door(
+        asked=asked,
+        http3=serves_http3(settings),
+        extended_connect=any(route.source.kind is Kind.UDP for route in snapshot.routes),
+    )
     agent = [resource(cluster.name, cluster) for cluster in build_agent_clusters(local, settings)]
+    collector = [resource(cluster.name, cluster) for cluster in build_collector(settings)]
     return EnvoyResources(
         MappingProxyType(
             {
-                CLUSTER: by_name((*agent, *_clusters(snapshot, cache))),
-                LISTENER: by_name(resource(each.name, each) for each in build_listeners(settings, local, asked)),
+                CLUSTER: by_name((*agent, *collector, *_clusters(snapshot, cache))),
+                LISTENER: by_name(resource(each.name, each) for each in build_listeners(settings, local, door)),
                 ROUTES: by_name((build_route_table(snapshot, cache.table),)),
                 SECRET: by_name(resource(secret.name, secret) for secret in secrets),
             }

@@ -73,8 +73,8 @@ def build_route_cluster(route: Route, forward: Forward, context: ClusterContext)
         health_checks=[health_check_pb2.HealthCheck.FromString(check) for check in upstream.health_checks],
     )
     _name_stats(built, route.stat_name or route.name)
-    _discover(built, upstream, context)
-    _connect(built, upstream)
+    discover(built, upstream, context)
+    connect(built, upstream)
     if upstream.healthy_panic_threshold is not None:
         built.common_lb_config.healthy_panic_threshold.CopyFrom(
             percent_pb2.Percent(value=upstream.healthy_panic_threshold)
@@ -95,7 +95,8 @@ def _name_stats(built: cluster_pb2.Cluster, stat_name: str) -> None:
         built.metadata.filter_metadata[STAT_NAME_METADATA].CopyFrom(told)
 
 
-def _discover(built: cluster_pb2.Cluster, upstream: Upstream, context: ClusterContext) -> None:
+def discover(built: cluster_pb2.Cluster, upstream: Upstream, context: ClusterContext) -> None:
+    """How Envoy comes to the addresses of the endpoints."""
     if all(endpoint.pipe or endpoint.is_ip for endpoint in upstream.endpoints):
         built.cluster_type.name = "envoy.cluster.static"
         return
@@ -103,13 +104,13 @@ def _discover(built: cluster_pb2.Cluster, upstream: Upstream, context: ClusterCo
     built.cluster_type.typed_config.CopyFrom(any_of(build_dns(context.dns, v4_only=upstream.dns_v4_only)))
 
 
-def _connect(built: cluster_pb2.Cluster, upstream: Upstream) -> None:
-    """Endpoints and their transport sockets.
+def connect(built: cluster_pb2.Cluster, upstream: Upstream, *, alpn: tuple[str, ...] = ()) -> None:
+    """Endpoints and their transport sockets; `alpn` if it does not follow from the upstream.
 
     Endpoints that need different ones find theirs by a label. The first is also the cluster's own, since
     protocol negotiation is refused for a cluster that would fall back to plain text (R-15).
     """
-    alpn = ("http/1.1",) if explicit_http1(upstream) else ("h2", "http/1.1")
+    alpn = alpn or (("http/1.1",) if explicit_http1(upstream) else ("h2", "http/1.1"))
     labels: dict[tuple[bool, str], str] = {}
     for endpoint in upstream.endpoints:
         labels.setdefault((endpoint.tls, endpoint.server_name if endpoint.tls else ""), f"transport-{len(labels)}")

@@ -50,17 +50,25 @@ def build_tls_parameters() -> common_pb2.TlsParameters:
 
 
 def build_downstream_tls(settings: Settings, asked: Asking = Asking.NOT) -> base_pb2.TransportSocket:
+    """TLS over TCP; `asked`: whether it asks visitors for their certificates (R-17)."""
+    context = build_tls_context(settings, asked, _ALPN[settings.codec])
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=any_of(context))
+
+
+def build_tls_context(
+    settings: Settings, asked: Asking, alpn: Iterable[str], positions: Iterable[int] | None = None
+) -> tls_pb2.DownstreamTlsContext:
     """One TLS context for all hosts; Envoy picks the certificate by the name a visitor asks for.
 
-    `asked`: whether it asks visitors for theirs (R-17).
+    `positions`: which of the certificates; all of them unless said.
     """
+    shown = range(len(settings.certificates)) if positions is None else positions
     context = tls_pb2.DownstreamTlsContext(
         common_tls_context=tls_pb2.CommonTlsContext(
             tls_params=build_tls_parameters(),
-            alpn_protocols=_ALPN[settings.codec],
+            alpn_protocols=alpn,
             tls_certificate_sds_secret_configs=[
-                secret_pb2.SdsSecretConfig(name=secret_name(position), sds_config=by_ads())
-                for position in range(len(settings.certificates))
+                secret_pb2.SdsSecretConfig(name=secret_name(position), sds_config=by_ads()) for position in shown
             ],
         ),
         require_client_certificate=BoolValue(value=asked is Asking.STRICTLY),
@@ -69,4 +77,4 @@ def build_downstream_tls(settings: Settings, asked: Asking = Asking.NOT) -> base
         context.common_tls_context.validation_context_sds_secret_config.CopyFrom(
             secret_pb2.SdsSecretConfig(name=CLIENT_CA, sds_config=by_ads())
         )
-    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=any_of(context))
+    return context

@@ -1,8 +1,9 @@
 """The HTTP filters every request passes, in their order (routes 8.1).
 
-arrive → arrive_json → cookies → impersonation → certificate → ext_authz → groups → leave → rewrite → router. Nothing
-here is more than a stock Envoy has (R-19): the filters that Pomerium's own build adds are left out. A public route
-switches ext_authz off for itself, so it needs the agent for nothing.
+arrive → arrive_json → login_limit → limit → cookies → impersonation → certificate → ext_authz → user_limit → groups →
+leave → rewrite → router. Before the last come those of HTTP/3, if it is served. Nothing here is more than a stock Envoy
+has (R-19): the filters that Pomerium's own build adds are left out. A public route switches ext_authz off for itself,
+so it needs the agent for nothing. Where requests are traced, two more stand around ext_authz.
 
 The scripts run only for requests that give them something to do: they are skipped by what the headers say, or sleep
 except on routes that wake them. The condition must be true whenever the script would do anything, so each script does
@@ -20,8 +21,16 @@ from pomerium_agent.envoyconfig.agent_clusters import AUTHORIZE_CLUSTER
 from pomerium_agent.envoyconfig.client_certificates import CERTIFICATE_NAMESPACE, Asking
 from pomerium_agent.envoyconfig.headers import REPROXY_HEADERS
 from pomerium_agent.envoyconfig.local_replies import REPLY_TYPE
-from pomerium_agent.envoyconfig.route import EXT_AUTHZ, GROUPS, IMPERSONATION, LUA_METADATA, REWRITE, ROUTING_KEY
+from pomerium_agent.envoyconfig.rate_limits import (
+    LIMIT,
+    LOGIN_LIMIT,
+    USER_LIMIT,
+    build_login_limit,
+    build_sleeping_limit,
+)
+from pomerium_agent.envoyconfig.route import GROUPS, IMPERSONATION, LUA_METADATA, REWRITE, ROUTING_KEY
 from pomerium_agent.envoyconfig.skip import (
+    EXT_AUTHZ,
     Predicate,
     begins,
     both,
@@ -33,6 +42,7 @@ from pomerium_agent.envoyconfig.skip import (
     present,
     unless,
 )
+from pomerium_agent.envoyconfig.tracing import TRACE_HEADER, build_forgetting, build_note
 from pomerium_agent.envoyconfig.wire import any_of, duration, text
 from pomerium_agent.pb.envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
 from pomerium_agent.pb.envoy.config.core.v3 import config_source_pb2, extension_pb2, grpc_service_pb2
@@ -53,6 +63,7 @@ ARRIVE = "pomerium.arrive"
 ARRIVE_JSON = "pomerium.arrive_json"
 COOKIES = "pomerium.cookies"
 LEAVE = "pomerium.leave"
+NOTE_TRACE, FORGET_TRACE = "pomerium.note_trace", "pomerium.forget_trace"
 CERTIFICATE = "pomerium.certificate"
 # How authorization tells groups.lua whom to impersonate; in a client's mouth it would be a claim.
 IMPERSONATE_GROUPS = "x-pomerium-impersonate-groups"
@@ -69,19 +80,31 @@ _SESSION_IN_QUERY = "(?i).*[?&]" + "".join(f"({letter}|%{ord(letter):02x})" for 
 _WITHOUT_TIMEOUT = timedelta(seconds=30)  # what Pomerium makes of a timeout of zero
 
 
-def build_filters(settings: Settings, asked: Asking = Asking.NOT) -> list[hcm_pb2.HttpFilter]:
-    """The chain of the main listener; what client certificates need is there only where visitors are asked for one."""
+def build_filters(
+    settings: Settings, asked: Asking = Asking.NOT, *beside: hcm_pb2.HttpFilter
+) -> list[hcm_pb2.HttpFilter]:
+    """The chain of the main listener; what client certificates need is there only where visitors are asked for one.
+
+    `beside`: what only this listener has.
+    """
     certificate = asked is not Asking.NOT
+    traced = settings.tracing.target is not None
     return [
         _filter(ARRIVE, unless(either(_wants_html(), _wants_json()), ARRIVE, _build_lua("arrive.lua"))),
         _filter(ARRIVE_JSON, unless(not_(_wants_json()), ARRIVE_JSON, _build_note("json"))),
+        *([_sleeping(LOGIN_LIMIT, build_login_limit(settings.login_limit))] if settings.login_limit else []),
+        _sleeping(LIMIT, build_sleeping_limit()),
         _filter(COOKIES, unless(not_(_several_cookies()), COOKIES, _build_lua("cookies.lua"))),
         _sleeping(IMPERSONATION, _build_lua("impersonation.lua")),
         *([_filter(CERTIFICATE, _build_lua("certificate.lua"))] if certificate else []),
+        *([_filter(NOTE_TRACE, build_note())] if traced else []),
         _filter(EXT_AUTHZ, _build_ext_authz(settings.grpc_client_timeout or _WITHOUT_TIMEOUT, certificate)),
+        *([_filter(FORGET_TRACE, build_forgetting())] if traced else []),
+        _sleeping(USER_LIMIT, build_sleeping_limit()),
         _sleeping(GROUPS, _build_lua("groups.lua")),
         _filter(LEAVE, unless(not_(_carries_ours(settings.cookie_name)), LEAVE, _build_lua("leave.lua"))),
         _sleeping(REWRITE, _build_lua("rewrite.lua")),
+        *beside,
         build_router(),
     ]
 
@@ -155,7 +178,17 @@ def build_early_mutation() -> extension_pb2.TypedExtensionConfig:
     Only names that belong to us alone; identity headers that another of our replicas may have signed pass,
     and are judged per route.
     """
-    exact = sorted((*REPROXY_HEADERS, ROUTING_KEY, IMPERSONATE_GROUPS, "x-pomerium-set-cookie", *ORIGINALS, *STEERING))
+    exact = sorted(
+        (
+            *REPROXY_HEADERS,
+            ROUTING_KEY,
+            IMPERSONATE_GROUPS,
+            TRACE_HEADER,
+            "x-pomerium-set-cookie",
+            *ORIGINALS,
+            *STEERING,
+        )
+    )
     mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in exact]
     mutations.append(
         mutation_rules_pb2.HeaderMutation(

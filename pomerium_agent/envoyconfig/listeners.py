@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from pomerium_agent.config.http3 import quic_positions
 from pomerium_agent.config.snapshot import Address, Settings
-from pomerium_agent.envoyconfig.client_certificates import Asking
-from pomerium_agent.envoyconfig.connection_manager import build_main, build_redirect
-from pomerium_agent.envoyconfig.downstream_tls import build_downstream_tls
+from pomerium_agent.envoyconfig.admin_listener import build_admin
+from pomerium_agent.envoyconfig.connection_manager import TCP_DOOR, Door, build_main, build_redirect
+from pomerium_agent.envoyconfig.downstream_tls import build_downstream_tls, build_tls_context
+from pomerium_agent.envoyconfig.http3 import build_quic_tls, make_quic
 from pomerium_agent.envoyconfig.local import LocalAddresses
 from pomerium_agent.envoyconfig.metrics import build_metrics, build_metrics_tls
 from pomerium_agent.envoyconfig.wire import any_of, socket_address
@@ -18,25 +20,29 @@ from pomerium_agent.pb.envoy.extensions.filters.listener.tls_inspector.v3 import
 
 HTTPS = "https-ingress"
 HTTP = "http-ingress"
+QUIC = "quic-ingress"
 REDIRECT = "http-redirect"
 METRICS = "metrics-ingress"
-BESIDE = frozenset((REDIRECT, METRICS))  # without which visitors are served all the same
+ADMIN = "envoy-admin"
+BESIDE = frozenset((REDIRECT, QUIC, ADMIN, METRICS))  # without which visitors are served all the same
 _BUFFER_LIMIT = 32768
 
 
 def build_listeners(
-    settings: Settings, local: LocalAddresses, asked: Asking = Asking.NOT
+    settings: Settings, local: LocalAddresses, door: Door = TCP_DOOR
 ) -> tuple[listener_pb2.Listener, ...]:
-    """All listeners that the settings ask for; `asked`: whether visitors are for certificates."""
-    main = build_main(settings, local, asked)
+    """All listeners that the settings ask for; `door`: what visitors find there."""
+    main = build_main(settings, local, door)
     if settings.insecure_server:
         chain = listener_components_pb2.FilterChain(filters=[main])
         found = [_listener(HTTP, settings.address, chain, settings, local, tls=False)]
     else:
         chain = listener_components_pb2.FilterChain(
-            filters=[main], transport_socket=build_downstream_tls(settings, asked)
+            filters=[main], transport_socket=build_downstream_tls(settings, door.asked)
         )
         found = [_listener(HTTPS, settings.address, chain, settings, local, tls=True)]
+    if door.http3:
+        found.append(_quic_listener(settings, local, door))
     if settings.http_redirect is not None:
         chain = listener_components_pb2.FilterChain(filters=[build_redirect()])
         found.append(_listener(REDIRECT, settings.http_redirect, chain, settings, local, tls=False))
@@ -47,7 +53,23 @@ def build_listeners(
         # Whoever scrapes does not come through the balancer that visitors come through.
         unproxied = replace(settings, use_proxy_protocol=False)
         found.append(_listener(METRICS, settings.metrics.address, chain, unproxied, local, tls=False))
+    if settings.envoy_admin is not None and local.admin_socket:
+        chain = listener_components_pb2.FilterChain(filters=[build_admin(settings)])
+        unproxied = replace(settings, use_proxy_protocol=False)
+        found.append(_listener(ADMIN, settings.envoy_admin, chain, unproxied, local, tls=False))
     return tuple(found)
+
+
+def _quic_listener(settings: Settings, local: LocalAddresses, door: Door) -> listener_pb2.Listener:
+    """At the same address over UDP, with the same filters, so that nobody gets in by it who would not otherwise."""
+    context = build_tls_context(settings, door.asked, (), quic_positions(settings.certificates))
+    chain = listener_components_pb2.FilterChain(
+        filters=[build_main(settings, local, door._replace(quic=True))], transport_socket=build_quic_tls(context)
+    )
+    # Nobody announces visitors there by the PROXY protocol, which is made for TCP.
+    built = _listener(QUIC, settings.address, chain, replace(settings, use_proxy_protocol=False), local, tls=False)
+    make_quic(built)
+    return built
 
 
 def _listener(

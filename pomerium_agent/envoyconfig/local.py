@@ -12,6 +12,7 @@ class LocalAddresses:
     system_ca: str = field(repr=False)  # PEM of the roots that upstreams are verified against; never empty
     ipv6: bool = True
     metrics_socket: str = ""  # empty: nobody there to answer scrapes, so they are not taken
+    admin_socket: str = ""  # of Envoy itself; empty: its admin is on no port
 
     def __post_init__(self) -> None:
         if "-----BEGIN CERTIFICATE-----" not in self.system_ca:

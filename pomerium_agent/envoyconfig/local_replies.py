@@ -11,11 +11,13 @@ from google.protobuf.struct_pb2 import Struct
 from pomerium_agent.config.snapshot import Settings
 from pomerium_agent.envoyconfig import pages
 from pomerium_agent.envoyconfig.headers import global_response_headers, response_value
-from pomerium_agent.envoyconfig.route import EXT_AUTHZ, LUA_METADATA
-from pomerium_agent.envoyconfig.wire import text
+from pomerium_agent.envoyconfig.route import LUA_METADATA
+from pomerium_agent.envoyconfig.skip import EXT_AUTHZ
+from pomerium_agent.envoyconfig.wire import any_of, text
 from pomerium_agent.look import Branding, read_branding
 from pomerium_agent.pb.envoy.config.accesslog.v3 import accesslog_pb2
 from pomerium_agent.pb.envoy.config.core.v3 import base_pb2, substitution_format_string_pb2
+from pomerium_agent.pb.envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.v3 import (
     http_connection_manager_pb2 as hcm_pb2,
 )
@@ -54,13 +56,15 @@ def build_local_replies(settings: Settings) -> hcm_pb2.LocalReplyConfig:
 
 
 def _mappers(headers: _Headers, branding: Branding) -> Iterator[hcm_pb2.ResponseMapper]:
-    any_failure, unanswered = _flags(_ALL_FLAGS), _unanswered()
-    for failure in (any_failure, unanswered):
+    any_failure, unanswered, limited = _flags(_ALL_FLAGS), _unanswered(), _limited()
+    for failure in (any_failure, unanswered, limited):
         yield _mapper(_both(failure, _wants("plain")), _json("text/plain; charset=UTF-8"), headers)
         yield _mapper(_both(failure, _wants("json")), _json("application/json; charset=UTF-8"), headers)
     for name, (code, flags) in _GRPC_CODES.items():
         yield _grpc(_flags(flags), name, code, headers)
     yield _grpc(unanswered, "UNAVAILABLE", 14, headers)
+    yield _grpc(limited, "RESOURCE_EXHAUSTED", 8, headers)
+    yield _mapper(limited, _html(pages.TOO_MANY, branding), headers)
     for page, flags in _PAGES:
         yield _mapper(_flags(flags), _html(page, branding), headers)
     yield _mapper(unanswered, _html(pages.NO_DECISION, branding), headers)
@@ -99,6 +103,12 @@ def _not_answered() -> _Filter:
     # Never false; a log filter does not know how to invert.
     said = metadata_pb2.MetadataMatcher(filter=EXT_AUTHZ, path=path, value=value_pb2.ValueMatcher(bool_match=False))
     return _Filter(metadata_filter=accesslog_pb2.MetadataFilter(matcher=said, match_if_key_not_found={"value": True}))
+
+
+def _limited() -> _Filter:
+    """A rate limit refused it. Envoy flags that only once it has answered, so that the flag cannot be asked for."""
+    said = cel_pb2.ExpressionFilter(expression='response.code_details == "local_rate_limited"')
+    return _Filter(extension_filter=accesslog_pb2.ExtensionFilter(name="limited", typed_config=any_of(said)))
 
 
 def _wants(kind: str) -> _Filter:

@@ -14,7 +14,6 @@ from pomerium_agent.config.snapshot import (
     Forward,
     HostRewrite,
     Kind,
-    Match,
     MatchKind,
     Redirect,
     Route,
@@ -28,14 +27,14 @@ from pomerium_agent.envoyconfig.headers import (
     removed_request_headers,
     response_headers,
 )
-from pomerium_agent.envoyconfig.skip import AWAKE
+from pomerium_agent.envoyconfig.rate_limits import limit_of_route
+from pomerium_agent.envoyconfig.skip import AWAKE, EXT_AUTHZ
 from pomerium_agent.envoyconfig.wire import any_of, duration, text
 from pomerium_agent.pb.envoy.config.core.v3 import base_pb2
 from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2 as pb
 from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from pomerium_agent.pb.envoy.type.matcher.v3 import regex_pb2, string_pb2
 
-EXT_AUTHZ = "envoy.filters.http.ext_authz"
 # Filters that sleep, except on the routes that need them.
 IMPERSONATION = "pomerium.impersonation"
 GROUPS = "pomerium.groups"
@@ -50,6 +49,9 @@ _HASH_POLICIES = (
         connection_properties=pb.RouteAction.HashPolicy.ConnectionProperties(source_ip=True), terminal=True
     ),
 )
+# The same matcher catches both kinds of tunnel, and one name and port may have both, as DNS does.
+_TCP = pb.HeaderMatcher(name=":method", string_match=string_pb2.StringMatcher(exact="CONNECT"))
+_UDP = pb.HeaderMatcher(name="upgrade", string_match=string_pb2.StringMatcher(exact="connect-udp", ignore_case=True))
 _REDIRECT_CODES = {
     301: pb.RedirectAction.MOVED_PERMANENTLY,
     302: pb.RedirectAction.FOUND,
@@ -107,9 +109,11 @@ def build_route(route: Route, context: RouteContext, *, authority_regex: str = "
     removed = removed_request_headers(route, pass_identity=context.pass_identity, claims=context.claims)
     built = pb.Route(
         name=route.id,
-        match=_build_match(route.match, authority_regex),
+        match=_build_match(route, authority_regex),
         metadata=_build_metadata(route, context.cookie_name),
-        typed_per_filter_config={EXT_AUTHZ: _build_check(route)} | dict.fromkeys(_awake(route), AWAKE),
+        typed_per_filter_config={EXT_AUTHZ: _build_check(route)}
+        | dict.fromkeys(_awake(route), AWAKE)
+        | _build_limits(route),
         request_headers_to_add=[header_option(*header) for header in added_request_headers(route, removed)],
         request_headers_to_remove=removed,
         response_headers_to_add=[
@@ -129,17 +133,18 @@ def build_route(route: Route, context: RouteContext, *, authority_regex: str = "
     return built
 
 
-def _build_match(match: Match, authority_regex: str) -> pb.RouteMatch:
+def _build_match(route: Route, authority_regex: str) -> pb.RouteMatch:
     built = pb.RouteMatch()
-    match match.kind:
+    match route.match.kind:
         case MatchKind.PREFIX:
-            built.prefix = match.value
+            built.prefix = route.match.value
         case MatchKind.PATH:
-            built.path = match.value
+            built.path = route.match.value
         case MatchKind.REGEX:
-            built.safe_regex.regex = match.value
+            built.safe_regex.regex = route.match.value
         case MatchKind.CONNECT:
             built.connect_matcher.SetInParent()
+            built.headers.append(_UDP if route.source.kind is Kind.UDP else _TCP)
     if authority_regex:
         built.headers.append(
             pb.HeaderMatcher(
@@ -193,6 +198,13 @@ def _build_check(route: Route) -> AnyMessage:
     )
 
 
+def _build_limits(route: Route) -> dict[str, AnyMessage]:
+    """A route that stands aside answers the same to everybody, at no cost."""
+    if route.rate_limit is None or isinstance(route.action, Unavailable):
+        return {}
+    return dict([limit_of_route(route.id, route.rate_limit)])
+
+
 def _build_forward(route: Route, forward: Forward, context: RouteContext) -> pb.RouteAction:
     built = pb.RouteAction(
         cluster=cluster_name(route),
@@ -203,7 +215,8 @@ def _build_forward(route: Route, forward: Forward, context: RouteContext) -> pb.
         upgrade_configs=[_build_upgrade(forward, kind, enabled) for kind, enabled in _upgrades(route, forward)],
     )
     _rewrite_path(built, forward)
-    _rewrite_host(built, forward.host_rewrite)
+    # The next proxy is asked for where the tunnel leads; its own name there would lead it back to itself.
+    _rewrite_host(built, forward.host_rewrite, goes_on=route.source.kind is not Kind.HTTP and not forward.connect)
     return built
 
 
@@ -219,8 +232,8 @@ def _rewrite_path(built: pb.RouteAction, forward: Forward) -> None:
         built.prefix_rewrite = first.path
 
 
-def _rewrite_host(built: pb.RouteAction, rewrite: HostRewrite) -> None:
-    """The first that is set decides; by default the upstream sees its own name (routes 4.2)."""
+def _rewrite_host(built: pb.RouteAction, rewrite: HostRewrite, *, goes_on: bool) -> None:
+    """The first that is set decides; by default the upstream sees its own name, but for `goes_on` (routes 4.2)."""
     if rewrite.literal:
         built.host_rewrite_literal = rewrite.literal
     elif rewrite.header:
@@ -229,7 +242,7 @@ def _rewrite_host(built: pb.RouteAction, rewrite: HostRewrite) -> None:
         built.host_rewrite_path_regex.pattern.regex = rewrite.path_regex
         built.host_rewrite_path_regex.substitution = rewrite.path_substitution
     else:
-        built.auto_host_rewrite.value = not rewrite.preserve
+        built.auto_host_rewrite.value = not rewrite.preserve and not goes_on
 
 
 def _upgrades(route: Route, forward: Forward) -> tuple[tuple[str, bool], ...]:

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from pomerium_agent.envoyconfig.wire import any_of
 from pomerium_agent.pb.envoy.config.core.v3 import extension_pb2
+from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2
 from pomerium_agent.pb.envoy.extensions.common.matching.v3 import extension_matcher_pb2
 from pomerium_agent.pb.envoy.extensions.filters.common.matcher.action.v3 import skip_action_pb2
 from pomerium_agent.pb.envoy.extensions.filters.http.lua.v3 import lua_pb2
@@ -18,8 +19,12 @@ from pomerium_agent.pb.xds.type.matcher.v3 import matcher_pb2, regex_pb2, string
 
 Predicate = matcher_pb2.Matcher.MatcherList.Predicate
 
+EXT_AUTHZ = "envoy.filters.http.ext_authz"
+
 # On a route, under the name of a script that sleeps elsewhere: it runs there, as it is.
 AWAKE: AnyMessage = any_of(lua_pb2.LuaPerRoute())
+# The same for any other filter.
+AS_IT_IS: AnyMessage = any_of(route_components_pb2.FilterConfig(config=AnyMessage()))
 
 
 def unless(predicate: Predicate, name: str, config: Message) -> extension_matcher_pb2.ExtensionWithMatcher:

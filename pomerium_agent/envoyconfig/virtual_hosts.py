@@ -11,7 +11,9 @@ from google.protobuf.message import Message
 
 from pomerium_agent.config.snapshot import Kind, Route, Source
 from pomerium_agent.envoyconfig.headers import header_option, response_value
-from pomerium_agent.envoyconfig.route import EXT_AUTHZ, NOT_CHECKED, RouteContext, build_route
+from pomerium_agent.envoyconfig.rate_limits import LOGIN_LIMIT
+from pomerium_agent.envoyconfig.route import NOT_CHECKED, RouteContext, build_route
+from pomerium_agent.envoyconfig.skip import AS_IT_IS, EXT_AUTHZ
 from pomerium_agent.envoyconfig.wire import any_of, field_bytes
 from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2 as pb
 from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
@@ -32,16 +34,16 @@ _CHECKED = any_of(
 # Served by the agent on every host, before any configured route. A path-separated prefix stands for the
 # path itself and everything below it, so two routes do what Pomerium's four do.
 _INTERNAL = (
-    (pb.RouteMatch(path="/ping"), NOT_CHECKED),
-    (pb.RouteMatch(path="/healthz"), NOT_CHECKED),
-    (pb.RouteMatch(path_separated_prefix="/.pomerium"), _CHECKED),
-    (pb.RouteMatch(path_separated_prefix="/.well-known/pomerium"), NOT_CHECKED),
+    (pb.RouteMatch(path="/ping"), NOT_CHECKED, ()),
+    (pb.RouteMatch(path="/healthz"), NOT_CHECKED, ()),
+    (pb.RouteMatch(path_separated_prefix="/.pomerium"), _CHECKED, (LOGIN_LIMIT,)),
+    (pb.RouteMatch(path_separated_prefix="/.well-known/pomerium"), NOT_CHECKED, ()),
 )
 # Served on the hosts of the login service only.
 _AUTHENTICATE = (
-    (pb.RouteMatch(path="/oauth2/callback"), NOT_CHECKED),
-    (pb.RouteMatch(path="/"), NOT_CHECKED),
-    (pb.RouteMatch(path="/robots.txt"), NOT_CHECKED),
+    (pb.RouteMatch(path="/oauth2/callback"), NOT_CHECKED, (LOGIN_LIMIT,)),
+    (pb.RouteMatch(path="/"), NOT_CHECKED, ()),
+    (pb.RouteMatch(path="/robots.txt"), NOT_CHECKED, ()),
 )
 _REGEX_SPECIAL = frozenset("\\.+*?()|[]{}^$")
 
@@ -114,11 +116,11 @@ def internal_route_bytes(context: RouteContext, *, authenticate: bool) -> bytes:
             pb.Route(
                 match=match,
                 route=pb.RouteAction(cluster=PAGES_CLUSTER),
-                typed_per_filter_config={EXT_AUTHZ: check},
+                typed_per_filter_config={EXT_AUTHZ: check} | dict.fromkeys(limited, AS_IT_IS),
                 response_headers_to_add=headers,
             )
         )
-        for match, check in matches
+        for match, check, limited in matches
     )
 
 

@@ -26,7 +26,7 @@ from pomerium_agent.sessions.cluster import LocalCluster
 from pomerium_agent.sessions.entries import SESSION
 from pomerium_agent.sessions.handle import Handle
 from pomerium_agent.sessions.identity import Resolved, resolve
-from pomerium_agent.sessions.jwt import KUBERNETES_ISSUER, JwtProvider, issuer_of, verify_jwt
+from pomerium_agent.sessions.jwt import KUBERNETES_ISSUER, JwtProvider, check_audience, issuer_of, verify_jwt
 from pomerium_agent.sessions.live import Sessions
 from pomerium_agent.sessions.writing import WRITE_SECONDS, set_claims, write_session
 
@@ -53,6 +53,7 @@ class BearerRule:
     authenticate_url: str = ""
     providers: tuple[JwtProvider, ...] = ()
     cookie_expire: timedelta = timedelta(hours=14)
+    audiences: tuple[str, ...] | None = None  # of which an access token must name one, here; None: any
 
 
 def bearer_session_id(namespace: uuid.UUID, name: str, token: str) -> str:
@@ -101,7 +102,11 @@ class Bearers:
             raise BearerRejected("the bearer token is too long or not ASCII")
         if rule.format is BearerFormat.JWT:
             return await self._jwt(token, rule)
-        return await self._of_provider(token, rule)
+        resolved = await self._of_provider(token, rule)
+        if resolved is not None and rule.audiences is not None and rule.format is BearerFormat.ACCESS_TOKEN:
+            entry = self._sessions.session(resolved.session_id)
+            check_audience(token, entry.claims if entry is not None else {}, rule.audiences)
+        return resolved
 
     async def _jwt(self, token: str, rule: BearerRule) -> Resolved | None:
         """Verified every time; the record is made anew when it has expired."""

@@ -1,6 +1,6 @@
 """JWTs of external identity providers: picked by issuer, verified by the provider's keys (authorize 4.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -71,6 +71,17 @@ async def _keys(provider: JwtProvider, jwks: JwksCache, kid: str, health: Health
 def issuer_of(token: str) -> object:
     """Whom a JWT names as its issuer, true or not. Raises BearerRejected."""
     return _unverified(token)[1].get("iss")
+
+
+def check_audience(token: str, said: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    """Whether an access token that its provider vouches for is meant for a route. Raises BearerRejected.
+
+    By what the provider said of it, else by what is written in it, which the provider has then vouched for.
+    """
+    stated = said.get("aud") or _unverified(token)[1].get("aud")
+    names = stated if isinstance(stated, list | tuple) else [stated]
+    if not any(isinstance(name, str) and name in allowed for name in names):
+        raise BearerRejected("the access token is not meant for an audience that the route allows (aud)")
 
 
 def _unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -54,6 +54,7 @@ class Gate:
     checker: Checker
     client: aiohttp.ClientSession
     config: Latest[Compiled | None]
+    health: Health
     tls: bool = False
 
     def url(self, path: str = "/") -> str:
@@ -66,7 +67,12 @@ class Gate:
     async def get(self, host: str, path: str = "/", **headers: str) -> "Answer":
         """One request to `host`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.client.get(self.url(path), headers={"host": host, **named}, allow_redirects=False) as response:
+        async with self.client.get(
+            self.url(path),
+            headers={"host": host, **named},
+            allow_redirects=False,
+            ssl=not self.tls,  # its certificate is signed by nobody
+        ) as response:
             return Answer(
                 response.status,
                 {name.lower(): value for name, value in response.headers.items()},
@@ -130,6 +136,7 @@ async def open_gate(
                 local = LocalAddresses(
                     authorize_socket=str(directory / "authorize.sock"),
                     pages_socket=str(directory / "pages.sock"),
+                    admin_socket=str(directory / "admin.sock"),
                     system_ca=SYSTEM_CA,
                 )
                 builder = RulesBuilder(shared_key=SHARED_KEY, signer=Signer(key))
@@ -147,6 +154,7 @@ async def open_gate(
                         checker=checker,
                         client=client,
                         config=config,
+                        health=health,
                         tls=tls,
                     )
                 feeding.cancel()

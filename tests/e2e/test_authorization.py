@@ -53,7 +53,7 @@ ENGINEERS = route(
 
 
 async def test_a_service_account_gets_in_and_a_stranger_is_sent_to_log_in() -> None:
-    """A-5, A-7, A-13, A-15: 302 in a browser, 401 for a program."""
+    """A-5, A-7, A-13, A-15, routes 1.7 (7, 8): 302 in a browser, 401 for a program; over plain HTTP, on that port."""
     async with open_gate(PRIVATE, records=[account("robot", "ci@example.com")]) as gate:
         known = await gate.get("private.test", authorization=bearer("robot"))
         browser = await gate.get("private.test", "/a?b=c", accept=BROWSER)
@@ -85,7 +85,7 @@ async def test_while_nobody_can_sign_in_a_stranger_reads_why_and_not_that_we_are
 
 
 async def test_the_denied_see_a_page_with_reason_and_remedy_and_others_only_that_they_are_denied() -> None:
-    """A-14, A-17: traces only where the route shows them, and only in HTML."""
+    """A-14, A-17, routes 1.2 (27, 59): traces only where the route shows them, and only in HTML."""
     people = [session("s1", "ada"), user("ada", "ada@example.com"), directory_user("ada", group_ids=["sales"])]
     async with open_gate(ENGINEERS, records=people) as gate:
         page = await gate.get("team.test", accept=BROWSER, x_pomerium_authorization=bearer("s1")[16:])
@@ -100,6 +100,7 @@ async def test_the_denied_see_a_page_with_reason_and_remedy_and_others_only_that
 
 
 async def test_a_member_of_the_group_gets_in() -> None:
+    """Routes 1.2 (27)."""
     people = [session("s1", "ada"), user("ada", "ada@example.com"), directory_user("ada", group_ids=["engineers"])]
     async with open_gate(ENGINEERS, records=people) as gate:
         answer = await gate.get("team.test", x_pomerium_authorization=bearer("s1")[16:])
@@ -132,7 +133,7 @@ async def test_the_upstream_sees_no_header_that_a_client_made_up_and_no_credenti
 
 
 async def test_on_a_public_route_a_made_up_claim_never_arrives() -> None:
-    """R-11: nobody was asked, so nothing is known."""
+    """R-11, routes 1.2 (11): nobody was asked, so nothing is known."""
     settings = config_pb2.Settings(jwt_claims_headers={"X-Pomerium-Claim-Email": "email"})
     public = route("open", allow_public_unauthenticated_access=True, pass_identity_headers=True)
     async with open_gate(public, settings=settings) as gate:
@@ -265,7 +266,10 @@ async def test_a_session_in_the_second_of_two_cookie_lines_is_found() -> None:
 
 
 async def test_no_credential_is_in_the_log_though_all_headers_are() -> None:
-    """A-34, W10: Envoy tells of the path with its query as of one more header, and pages of where they were."""
+    """A-34, W10, routes 1.7 (115): Envoy tells of the path with its query as of one more header.
+
+    And pages tell of where they were.
+    """
     secret = bearer("robot").removeprefix("Bearer Pomerium-")
     settings = config_pb2.Settings(authorize_log_fields=config_pb2.Settings.StringList(values=["headers", "query"]))
     asked = f"/a?b=c&pomerium_session={secret}"

@@ -67,7 +67,7 @@ async def ask(gate: Gate, host: str, token: str, **headers: str) -> int:
 
 
 async def test_a_workload_gets_in_by_the_jwt_of_another_provider() -> None:
-    """A-9: found by discovery or by its own URL; the token goes on to the upstream."""
+    """A-9, routes 1.2 (70), 1.7 (188): found by discovery or by its own URL; the token goes on to the upstream."""
     async with (
         TokenIssuer().serve() as ci,
         TokenIssuer().serve() as other,
@@ -85,7 +85,7 @@ async def test_a_workload_gets_in_by_the_jwt_of_another_provider() -> None:
 
 
 async def test_no_other_token_lets_anybody_in_and_no_session_helps() -> None:
-    """A-9, A-10: 403 for each, also beside a handle that would do by itself."""
+    """A-9, A-10, routes 1.2 (70, 95): 403 for each, also beside a handle that would do by itself."""
     async with (
         TokenIssuer().serve() as ci,
         TokenIssuer().serve() as other,
@@ -172,7 +172,7 @@ def kubernetes(upstream: Upstream, **fields: Any) -> config_pb2.Route:
 
 
 async def test_kubernetes_is_asked_as_the_user_with_each_group_on_a_line_of_its_own() -> None:
-    """A13, A-26, R-19: by stock Envoy; nothing that a client pretends arrives, whatever else it brings."""
+    """A13, A-26, R-19, routes 1.2 (26): by stock Envoy; nothing that a client pretends arrives."""
     async with serve_upstream() as api, open_gate(kubernetes(api), records=PEOPLE) as gate:
         given = {name.replace("-", "_"): value for name, value in PRETENDED.items()}
         for _ in range(2):  # the second answer is a remembered one
@@ -236,6 +236,7 @@ async def test_nobody_has_a_proxy_on_the_way_take_the_user_off() -> None:
 
 
 async def test_the_token_may_come_from_a_file(tmp_path: Path) -> None:
+    """Routes 1.2 (64)."""
     (tmp_path / "token").write_text("from-file\r\n")
     async with serve_upstream() as api:
         of_file = kubernetes(
@@ -254,7 +255,7 @@ async def test_the_token_may_come_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("configured", [True, False], ids=["service account", "metadata server"])
 async def test_a_serverless_upstream_is_shown_who_we_are(configured: bool) -> None:
-    """Authorize 16, A-19: and not what a client says, also where the route is open to everybody."""
+    """Authorize 16, A-19, routes 1.2 (42), 1.7 (55): and not what a client says, also where all may come in."""
     async with Google().serve() as google:
         given = config_pb2.Settings()
         if configured:

@@ -68,7 +68,7 @@ async def ask(
 
 
 async def test_a_good_certificate_gets_in_and_all_others_are_told_which_is_missing(tmp_path: Path) -> None:
-    """A-18, A-12, R-17: the default is to deny, before anybody is sent to log in."""
+    """A-18, A-12, R-17, routes 1.7 (116): the default is to deny, before anybody is sent to log in."""
     settings = mtls(crl=CLIENTS.crl(REVOKED))
     async with open_gate(OPEN, PRIVATE, settings=settings, records=ROBOT, tls=True) as gate:
         statuses = {

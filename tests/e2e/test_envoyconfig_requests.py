@@ -93,7 +93,7 @@ async def test_a_route_that_is_not_public_is_closed_while_nobody_decides(
 async def test_a_check_without_an_end_is_given_up_and_lets_nobody_in(
     tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    """A-2, R-9: after the configured time; what waits for its answer is told to stop."""
+    """A-2, R-9, routes 1.7 (99): after the configured time; what waits for its answer is told to stop."""
     stopped: list[bytes] = []
 
     async def never(request: bytes) -> bytes:

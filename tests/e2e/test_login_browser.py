@@ -11,7 +11,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), needs_oidc_provider]
 
 
 async def test_somebody_signs_in_looks_around_and_signs_out() -> None:
-    """N-20, N-23, N-40, N-43: through sign-in, upstream, account, portal and sign-out, without a dead end."""
+    """N-20, N-23, N-40, N-43, routes 1.2 (1), 1.7 (117).
+
+    Through sign-in, upstream, account, portal and sign-out, without a dead end.
+    """
     async with scene() as here, open_profile(here.browser) as profile:
         page = await profile.new_page()
         await sign_in(page, here.url("wiki", "/deep?x=1"), ADA)

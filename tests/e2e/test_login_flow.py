@@ -84,7 +84,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 async def test_one_login_opens_every_host() -> None:
-    """5.1 to 5.3, routes 1.7 (16, 20, 21, 26, 30, 113): with the query that was wanted; the second host asks nobody."""
+    """5.1 to 5.3, routes 1.7 (14, 16, 22 to 26, 30, 113): with its query; the second host asks nobody."""
     async with scene() as here:
         await here.sign_in(here.url("wiki", "/deep?x=1&y=a+b"))
         assert (await here.ask(here.url("wiki", "/deep?x=1&y=a+b")))[0] == 200

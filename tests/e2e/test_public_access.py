@@ -53,7 +53,7 @@ def routes() -> Iterator[config_pb2.Route]:
 
 
 async def test_fields_of_a_route_let_in_whom_they_name_and_tell_the_upstream_what_they_say() -> None:
-    """A1, R-9, R-11, R-15, routes 1.2 (4, 6, 10, 32, 33, 65, 66), 1.6, 1.7 (36, 119, 139)."""
+    """A1, R-9, R-11, R-15, routes 1.2 (4, 6, 10, 25, 32, 33, 65, 66), 1.6, 1.7 (36, 63, 119, 139)."""
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     settings = config_pb2.Settings(

@@ -42,7 +42,7 @@ async def shown(visitor: Visitor, server_name: str) -> bytes:
 
 
 async def test_certificates_are_chosen_by_name_and_renewed_without_disturbing_anybody() -> None:
-    """R-16, routes 7.2, 11: SNI, the default, a renewal by SDS alone, one that does not match its key."""
+    """R-16, routes 1.7 (9), 7.2, 11: SNI, the default, a renewal by SDS alone, one that does not match its key."""
     ca = PrivateCa("operator")
     app = ca.issue("app.example.com")
     wild = ca.issue("*.example.com", "example.com", minutes_old=50)

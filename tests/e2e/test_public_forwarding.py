@@ -56,7 +56,9 @@ ANSWERED = [
 
 
 async def test_requests_and_answers_are_changed_on_their_way_as_the_route_says(tmp_path: Path) -> None:
-    """R-11, R-12, R-13, routes 4.2, 5, authorize 24, A3, A14, A15, A17."""
+    """R-11, R-12, R-13, routes 1.2 (3, 22 to 24, 29 to 31, 40, 41, 50 to 53),
+    1.7 (16, 63, 69), 4.2, 5, authorize 24, A3, A14, A15, A17.
+    """
     socket = Path(tmp_path, "u")
     async with serve_upstream() as upstream, serve_upstream(path=socket) as over_socket:
         upstream.response_headers = ANSWERED

@@ -5,13 +5,17 @@ import asyncio
 import pytest
 
 from tests.e2e.visitor import Visitor, on_stage, route, settings, visit
+from tests.e2e.world import eventually
 from tests.fakes.upstream import serve_upstream
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 
 async def test_odd_paths_and_headers_are_handled_as_the_settings_say() -> None:
-    """R-14, routes 7.3: normalisation, slashes, underscores, sizes; each setting is live without a restart."""
+    """R-14, routes 1.7 (13, 61, 70, 73, 107, 184 to 187), 7.3: normalisation, slashes, underscores, sizes.
+
+    Each setting is live without a restart.
+    """
     async with serve_upstream() as upstream:
         app = route("app.DOMAIN", to=upstream.url)
 
@@ -86,10 +90,14 @@ async def test_odd_paths_and_headers_are_handled_as_the_settings_say() -> None:
 
 
 async def test_every_request_leaves_one_line_in_the_log() -> None:
-    """R-24, routes 8.3: the fields that were asked for; health checks leave none, and queries only when wanted."""
+    """R-24, routes 1.7 (3, 4, 114), 8.3: the fields that were asked for; health checks leave none.
+
+    Queries are there only when wanted; and the agent says as much as the settings let it.
+    """
     async with serve_upstream() as upstream:
         routes = (
             route("app.DOMAIN", name="app", to=upstream.url),
+            settings(**{"from": "https://private.DOMAIN", "to": upstream.url, "allow_any_authenticated_user": True}),
             route("app.DOMAIN", name="tea", path="/said", response={"status": 418, "body": "tea"}),
         )
         async with on_stage(*routes) as stage:
@@ -121,6 +129,19 @@ async def test_every_request_leaves_one_line_in_the_log() -> None:
                 await another.ask("app.DOMAIN", "/unseen")
             await asyncio.sleep(1.2)  # Envoy writes its log once a second
             assert len(await stage.access_log(4)) == 4
+
+            async def decisions() -> int:
+                return (await asyncio.to_thread(stage.replica.running.log.read_text)).count('"authorize check"')
+
+            async def decided() -> bool:
+                return await decisions() == 1
+
+            assert (await stage.visitor.ask("private.DOMAIN")).status in (302, 503)
+            await eventually("the decision is in the log", decided)
+            await stage.apply(*routes, settings=settings(log_level="error", proxy_log_level="error"))
+            assert (await stage.visitor.ask("private.DOMAIN")).status in (302, 503)
+            await stage.apply(*routes, settings=settings(log_level="info", proxy_log_level="error"))
+            assert await decisions() == 1  # of the second nothing was written
             assert (await stage.replica.pids())["envoy"] == envoy
 
     assert "secret" not in str(page)

@@ -17,7 +17,7 @@ async def said(visitor: Visitor, host: str, path: str = "/") -> str:
 
 
 async def test_hosts_and_paths_are_matched_in_their_order_whatever_the_order_of_the_file() -> None:
-    """R-6, R-7, R-8, routes 3.2 to 3.6, A2, A8, A12."""
+    """R-6, R-7, R-8, routes 1.2 (2, 7, 8, 9, 61, 62), 1.7 (118), 3.2 to 3.6, A2, A8, A12."""
     routes = (
         route("*.apps.DOMAIN", response=answer("wild")),
         route("*.z.apps.DOMAIN", response=answer("wilder")),
@@ -94,7 +94,7 @@ async def test_hosts_and_paths_are_matched_in_their_order_whatever_the_order_of_
 
 
 async def test_redirects_and_fixed_answers_are_as_configured() -> None:
-    """Routes 1.3, A7, A8, R-12, R-13; redirect wins over response, response over `to`."""
+    """Routes 1.2 (34, 41, 62), 1.3, A7, A8, R-12, R-13; redirect wins over response, response over `to`."""
     whole = "x" * MIB
     async with serve_upstream() as upstream:
         routes = (

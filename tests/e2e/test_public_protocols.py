@@ -18,7 +18,7 @@ LIMIT = 1.0  # seconds: the default timeout of the tests
 
 
 async def test_upgrades_pass_where_they_are_allowed_and_outlive_every_timeout() -> None:
-    """R-10, routes 6.1, 6.2, A4."""
+    """R-10, routes 1.2 (13, 44, 93), 1.7 (39, 181), 6.1, 6.2, A4."""
 
     async def parrot(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = (await reader.readuntil(b"\r\n\r\n")).decode().lower()

@@ -67,6 +67,34 @@ async def test_bytes_go_through_a_tunnel_for_those_who_may_open_it_and_for_as_lo
                 assert await line[0].readexactly(5) == b"llits"
 
 
+async def test_a_tunnel_may_lead_through_the_next_proxy() -> None:
+    """Routes 6.2: an upstream that is no tcp:// one is asked for the tunnel, by the name that the client gave."""
+    asked: list[str] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            asked.append((await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[0])
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            while read := await reader.read(65536):
+                writer.write(read[::-1])
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+        to = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        far = route("tcp+https://far.test:22", "far", to, allowed_domains=["example.com"])
+        async with open_gate(far, records=PEOPLE) as gate:
+            ada = f"Authorization: {bearer('ada')}"
+            lines = ("CONNECT far.test:22 HTTP/1.1", "Host: far.test:22")
+            async with tunnel(gate, *lines) as (status, _):
+                assert status in (302, 401)
+            async with tunnel(gate, *lines, ada) as (status, line):
+                assert status == 200
+                line[1].write(b"hello")
+                assert await line[0].readexactly(5) == b"olleh"
+    assert asked == ["CONNECT far.test:22 HTTP/1.1"]
+
+
 async def connect_status(gate: Gate, authority: str, header: str) -> int:
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", "Accept: application/json"]
     async with tunnel(gate, *lines, *([header] if header else [])) as (status, _):

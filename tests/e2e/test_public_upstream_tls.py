@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 
 async def test_an_upstream_is_trusted_only_by_the_name_and_the_authority_that_the_route_says(tmp_path: Path) -> None:
-    """R-3, R-15, routes 1.2 (14 to 21, 57), 9.2, 9.3, A10."""
+    """R-3, R-15, routes 1.2 (14 to 19, 57), 1.7 (34), 9.2, 9.3, A10."""
     ours, other, known = PrivateCa("ours"), PrivateCa("other"), PrivateCa("known")
     me = ours.issue("the-proxy")
     async with AsyncExitStack() as stack:

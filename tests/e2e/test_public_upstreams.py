@@ -29,7 +29,7 @@ async def shares(visitor: Visitor, host: str, requests: int) -> Counter[str]:
 
 
 async def test_endpoints_get_their_share_and_unhealthy_ones_get_nothing() -> None:
-    """Routes 3.3, 9.1, 9.5, A11, R-32: weights, policies, health checks, the panic threshold."""
+    """Routes 1.2 (3, 77 to 79), 3.3, 9.1, 9.5, A11, R-32: weights, policies, health checks, the panic threshold."""
     async with serve_upstream("one") as one, serve_upstream("two") as two:
         both = [one.url, two.url]
         weighted = [f"{one.url},10", f"{two.url},30"]
@@ -76,7 +76,7 @@ async def settles(visitor: Visitor, host: str, answering: set[str]) -> None:
 
 
 async def test_what_takes_too_long_ends_and_every_failure_is_said_in_the_words_of_the_client() -> None:
-    """R-10, R-14, R-18, routes 6.1, 8.2."""
+    """R-10, R-14, R-18, routes 1.2 (12, 43), 1.7 (11, 39), 6.1, 8.2."""
     gone = f"http://127.0.0.1:{free_port()}"
     async with serve_upstream() as upstream:
         to = {"to": upstream.url}

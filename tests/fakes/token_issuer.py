@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 from joserfc import jws, jwt
+from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, RSAKey
 
 
@@ -59,6 +60,7 @@ class TokenIssuer:
         app = web.Application()
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
         app.router.add_get("/keys", self._keys)
+        app.router.add_get("/userinfo", self._userinfo)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -71,7 +73,18 @@ class TokenIssuer:
 
     async def _discovery(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
-        return web.json_response({"issuer": self.url, "jwks_uri": f"{self.url}/keys"})
+        endpoints = ("authorization", "token", "userinfo")
+        said = {f"{name}_endpoint": f"{self.url}/{name}" for name in endpoints}
+        return web.json_response({"issuer": self.url, "jwks_uri": f"{self.url}/keys", **said})
+
+    async def _userinfo(self, request: web.Request) -> web.Response:
+        """Whose access token it is, if it is one that was signed here; nothing of whom it is for."""
+        self.asked.append(request.path)
+        try:
+            token = jwt.decode(request.headers["Authorization"].removeprefix("Bearer "), self.rsa, algorithms=["RS256"])
+        except (JoseError, ValueError):
+            return web.json_response({"error": "invalid_token"}, status=401)
+        return web.json_response({"sub": token.claims["sub"], "email": "job@example.com"})
 
     async def _keys(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)

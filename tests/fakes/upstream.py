@@ -27,6 +27,7 @@ class Seen:
     server_name: str = ""  # what the client asked for by SNI
     client: str = ""  # common name of the client certificate
     protocol: str = ""  # what ALPN agreed on
+    peer: str = ""  # the address of whoever sent it
 
     def values(self, name: str) -> list[str]:
         """All values of a header."""
@@ -97,6 +98,7 @@ class Upstream:
             server_name=self._names.get(handshake, "") if handshake else "",
             client=_common_name(handshake.getpeercert()) if handshake else "",
             protocol=(handshake.selected_alpn_protocol() or "") if handshake else "",
+            peer=request.remote or "",
         )
 
 

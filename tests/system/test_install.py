@@ -233,6 +233,21 @@ def test_secrets_are_shown_nowhere(installed: Scene) -> None:
     )
 
 
+def test_the_support_bundle_of_the_service_has_its_log_and_no_secret(installed: Scene) -> None:
+    """As root, who may read the journal; in /tmp, since nothing of it is to stay."""
+    agent, bundle = "/opt/pomerium-agent/current/bin/pomerium-agent", "/tmp/bundle.tar.gz"
+    said = installed.machine.says(f"{agent} support --yes -o {bundle}")
+    found = installed.machine.says(f"tar -xzOf {bundle}")
+
+    assert "MISSING" not in said
+    assert "bootstrapped" in found  # of the journal
+    assert "x-api-key" in found  # of the configuration
+    assert "the systemd credential pomerium_zero_token" in found  # of the settings of the service, not of this shell
+    assert installed.token not in said + found
+    assert PLANTED not in said + found
+    assert installed.machine.says(f"stat -c '%a %U' {bundle}") == "600 root"
+
+
 def test_the_service_is_what_it_claims_to_be(installed: Scene) -> None:
     """Unprivileged on 443, with one capability and a watchdog."""
     verified = installed.machine.run("systemd-analyze verify /etc/systemd/system/pomerium-agent.service")

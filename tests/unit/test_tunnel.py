@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pomerium_agent.cli.tunnel import Door, checked_token, find_door, read_place, refusal
+from pomerium_agent.cli.tunnel import Door, checked_token, find_door, read_place, refusal, refused
 from pomerium_agent.errors import SettingsError
 from pomerium_agent.settings import Secret
 
@@ -20,6 +20,16 @@ def test_a_target_says_which_proxy_is_asked_unless_one_is_given() -> None:
     assert (plain.host, plain.port, plain.target) == ("door.example.com", 444, "db.example.com:5432")
     assert plain.at == ("127.0.0.1", 9)
     assert find_door("[::1]:22").host == "::1"
+
+
+def test_a_target_says_whether_it_is_for_datagrams() -> None:
+    """Routes 3.1."""
+    for target in ("udp://dns.test:53", "udp+https://dns.test:53", "udp+https://door.test/dns.test:53"):
+        found = find_door(target)
+        assert (found.kind, found.target) == ("udp", "dns.test:53")
+    assert find_door("udp+https://door.test/dns.test:53").host == "door.test"
+    assert find_door("tcp://dns.test:53").kind == find_door("dns.test:53").kind == "tcp"
+    assert "no udp route" in refused(404, find_door("udp://dns.test:53"))
 
 
 @pytest.mark.parametrize("target", ["", "db", "db:", "db:0", "db:65536", "db:x", "a b:1", "db:1\r\nX: y", "u@db:1"])

@@ -14,6 +14,7 @@ from pomerium_agent.errors import SettingsError
 from pomerium_agent.settings import Settings
 from pomerium_agent.zero.egress import proxy_url, tls_context, trusted_roots
 
+API = "CLUSTER_API_ENDPOINT"
 SECONDS = 5.0
 SKEW = 30.0  # seconds by which two clocks may differ; logins and tokens bear more, and not much
 # What OpenSSL calls it, and what to do about it.
@@ -33,7 +34,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """Both servers of the control plane; the telemetry endpoint is not needed to serve."""
     parts = urlsplit(settings.cluster_api)
     tls = parts.scheme == "https"
-    api = Place("CLUSTER_API_ENDPOINT", tls, parts.hostname or "", parts.port or (443 if tls else 80))
+    api = Place(API, tls, parts.hostname or "", parts.port or (443 if tls else 80))
     connect = settings.connect
     yield from _look(api, clock=True)
     yield from _look(Place("CONNECT_SERVER_ENDPOINT", connect.tls, connect.host, connect.port), clock=False)

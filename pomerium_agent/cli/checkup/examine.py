@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pomerium_agent.cli.checkup import database, endpoints, listeners, machine, running, token
-from pomerium_agent.cli.checkup.finding import Finding, failed, ok
+from pomerium_agent.cli.checkup import acceptance, database, endpoints, listeners, machine, provider, running, token
+from pomerium_agent.cli.checkup.finding import Finding, State, failed, ok, skipped
 from pomerium_agent.errors import SettingsError
 from pomerium_agent.settings import Settings, read_settings
 
@@ -28,8 +28,16 @@ def examine(environ: Mapping[str, str], config_file: Path | None, control_socket
     replica, finding = running.look(settings, environ, control_socket)
     yield finding
     yield from listeners.check(settings.local, replica)
-    yield from endpoints.check(settings)
+    reached = True
+    for each in endpoints.check(settings):
+        reached = reached and not (each.check == endpoints.API and each.state is State.FAILED)
+        yield each
+    if settings.token == STAND_IN or not reached:
+        yield skipped(acceptance.NAME, "there is no token to try" if reached else "the control plane is not reached")
+    else:
+        yield acceptance.check(settings)
     yield database.check(settings, environ)
+    yield provider.check(settings, running.find(environ, control_socket) if replica else None)
 
 
 def _settings(environ: Mapping[str, str], config_file: Path | None) -> Settings | Finding:

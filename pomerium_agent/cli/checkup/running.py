@@ -17,10 +17,7 @@ Replica = Mapping[str, Any]
 def look(settings: Settings, environ: Mapping[str, str], control_socket: Path | None) -> tuple[Replica | None, Finding]:
     """What the replica on this machine says, if there is one, and what to think of it."""
     name = "replica"
-    if control_socket is None and environ.get("RUNTIME_DIRECTORY"):
-        here = [path for path in (settings.runtime_dir / "control.sock",) if path.is_socket()]
-    else:
-        here = [control_socket] if control_socket else sockets_here(environ)
+    here = _sockets(environ, control_socket)
     if not here:
         held = _held(settings.runtime_dir)
         return None, failed(name, *held) if held else ok(name, "none runs here yet")
@@ -35,6 +32,16 @@ def look(settings: Settings, environ: Mapping[str, str], control_socket: Path | 
             return None, failed(name, *held)
         return None, failed(name, str(error), f"remove {here[0]} if no replica is meant to run there")
     return found, ok(name, f"one runs here already, keeper {found['pids']['keeper']}, on {here[0]}")
+
+
+def find(environ: Mapping[str, str], control_socket: Path | None) -> Path | None:
+    """The control socket of the one replica that runs here."""
+    here = _sockets(environ, control_socket)
+    return here[0] if len(here) == 1 else None
+
+
+def _sockets(environ: Mapping[str, str], control_socket: Path | None) -> list[Path]:
+    return [control_socket] if control_socket else sockets_here(environ)
 
 
 def _held(directory: Path) -> tuple[str, str] | None:

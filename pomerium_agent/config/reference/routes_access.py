@@ -70,6 +70,19 @@ ACCESS = Topic(
             Beside("clients", {"tls_downstream_client_ca": "${chain:clients.example.com}"}),
             broken="nowhere",
         ),
+        works(
+            "rate_limit",
+            "-",
+            "Requests beyond it are answered 429 with `Retry-After`; a field of ours. A bucket holds `burst` requests "
+            "(by default as many as `requests`), and `requests` more fall into it in every `per` (by default 1s). "
+            "`key` says who shares a bucket: `client_address`, the default, as `xff_num_trusted_hops` makes it out "
+            "(of IPv6 the first 64 bits); `user`; or `route`, everybody together. Each replica counts for itself, "
+            "and from zero after a change of routes. Counted by Envoy as "
+            "`route_limit.ID.http_local_rate_limit.rate_limited`.",
+            {"requests": 100, "per": "60s", "burst": 20, "key": "RATE_LIMIT_KEY_USER"},
+            default="no limit",
+            broken={"requests": 0, "per": "60s"},
+        ),
         *ignored(
             "Only ever written by the reference, which does not read it back.", "P0", ppl_policies=[{"raw": "e30="}]
         ),
@@ -85,9 +98,9 @@ LOGIN = Topic(
         works(
             "idp_access_token_allowed_audiences",
             "P1",
-            "Audiences of access tokens that are taken as bearers.",
+            "Audiences of access tokens that are taken as bearers here, from among those that the settings allow.",
             ["api://reports"],
-            default="the settings'",
+            default="all that the settings allow",
         ),
         works(
             "bearer_token_format",

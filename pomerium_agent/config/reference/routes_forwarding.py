@@ -2,9 +2,7 @@
 
 from pomerium_agent.config.reference.field import Beside, Topic, works
 
-TUNNELS = (
-    "`tcp+https://host:port` is a tunnel by CONNECT; `udp+https://` stands aside: not supported by this version yet."
-)
+TUNNELS = "`tcp+https://host:port` is a tunnel by CONNECT; `udp+https://host:port` one by CONNECT-UDP, over HTTP/2."
 
 MATCHING = Topic(
     "What a route catches",

@@ -117,6 +117,20 @@ async def test_a_denial_that_is_not_remembered_says_which_are(tmp_path: Path) ->
     assert "the last 2 denials of this replica, since 2030-01-01T12:00:00+00:00" in since[1]["error"]
 
 
+async def test_denials_are_listed_without_queries(tmp_path: Path) -> None:
+    here = board()
+    deny(here, "id-7")
+    deny(here, "id-8")
+
+    async with serving(here, tmp_path):
+        told = await asyncio.to_thread(ask_replica, tmp_path / "control.sock", "/denials")
+
+    assert told["denied"] == 2
+    assert {each["request-id"] for each in told["latest"]} == {"id-7", "id-8"}
+    assert [(each["kind"], each["status"], each["path"]) for each in told["latest"]] == [("login", 302, "/a")] * 2
+    assert "secret" not in json.dumps(told)
+
+
 @pytest.mark.parametrize(
     ("question", "words"),
     [

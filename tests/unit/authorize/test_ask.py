@@ -14,7 +14,7 @@ from pomerium_agent.authorize.ask import Hypothetical, explain_denied, explain_r
 from pomerium_agent.authorize.decide import Case, decide
 from pomerium_agent.authorize.denials import MAX_CHAIN, Denials, Denied
 from pomerium_agent.authorize.gather import Question
-from pomerium_agent.authorize.locate import locate, normalized
+from pomerium_agent.authorize.locate import asks_for_udp, locate, normalized
 from pomerium_agent.authorize.rules import RouteRules as Rules
 from pomerium_agent.config.snapshot import (
     Access,
@@ -67,7 +67,8 @@ def chosen(config: ConfigSnapshot, url: str, method: str = "") -> str:
     request = asked(url, **{"method": method} if method else {})
     path = normalized(request.path, config.settings)
     assert path is not None
-    found = locate(config, host=request.host, path=path, method=request.method)
+    udp = asks_for_udp(request.headers)
+    found = locate(config, host=request.host, path=path, method=request.method, udp=udp)
     return "own" if found.internal else found.route.id if found.route is not None else ""
 
 
@@ -82,6 +83,7 @@ HOSTS = (
     route("docs-8443", "https://docs.example.com:8443"),
     route("six", "https://[::1]"),
     route("tunnel", "tcp+https://ssh.example.com:22", match=Match(MatchKind.CONNECT)),
+    route("datagrams", "udp+https://ssh.example.com:22", match=Match(MatchKind.CONNECT)),
     route("wide", "https://*.example.com"),
     route("narrow", "https://*.z.example.com"),
 )
@@ -104,6 +106,7 @@ HOSTS = (
         ("https://example.com/", ""),
         ("https://[::1]:8443/", "six"),
         ("tcp+https://ssh.example.com:22", "tunnel"),
+        ("udp+https://ssh.example.com:22", "datagrams"),
         ("https://ssh.example.com:22/", ""),
         ("https://nobody.example.org/healthz", "own"),
         ("https://docs.example.com/.pomerium/jwt", "own"),

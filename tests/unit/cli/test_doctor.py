@@ -5,7 +5,6 @@ import fcntl
 import http.server
 import json
 import os
-import resource
 import socket
 import ssl
 import subprocess
@@ -13,12 +12,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from pomerium_agent.agent.last_good import Kept, LastGood
 from pomerium_agent.cli.checkup import examine, machine
+from pomerium_agent.pb.pomerium import config_pb2
+from pomerium_agent.records import Record, pack, type_url
 from pomerium_agent.zero.answers import BootstrapConfig
 from pomerium_agent.zero.bootstrap_file import BootstrapFile
 from pomerium_agent.zero.secrets import derive_secrets
@@ -38,6 +41,18 @@ class Console(http.server.BaseHTTPRequestHandler):
         self.send_header("Date", self.date or self.date_time_string())
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def do_POST(self) -> None:
+        """POST exchangeToken (zero link 4.2)."""
+        said = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        known = said == {"refreshToken": TOKEN}
+        answer = {"idToken": "bearer", "expiresInSeconds": "3600"} if known else {"error": "unknown token"}
+        body = json.dumps(answer).encode()
+        self.send_response_only(404 if self.path != "/cluster/v1/exchangeToken" else 200 if known else 400)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def do_CONNECT(self) -> None:
         self.send_error(407)
@@ -80,20 +95,14 @@ class Here(NamedTuple):
         return Found(findings)
 
     def verb(self, *arguments: str, limit: int = 0) -> subprocess.CompletedProcess[str]:
-        """The same as a person has it, perhaps with fewer open files."""
+        """The same as a person has it, perhaps with fewer open files.
 
-        def lower() -> None:
-            if limit:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-
-        return subprocess.run(
-            [sys.executable, "-m", "pomerium_agent", "doctor", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=50,
-            env=self.env,
-            preexec_fn=lower,
-        )
+        A shell lowers the limit: code between fork and exec would run with what gRPC has left in this process.
+        """
+        command = [sys.executable, "-m", "pomerium_agent", "doctor", *arguments]
+        if limit:
+            command = ["/bin/sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", *command]
+        return subprocess.run(command, capture_output=True, text=True, timeout=50, env=self.env, check=False)
 
 
 class Found(NamedTuple):
@@ -172,6 +181,21 @@ def test_a_setting_that_cannot_be_read(here: Here) -> None:
     found, _ = here.doctor(LOG_LEVEL="chatty").only("settings")
 
     assert found.startswith("LOG_LEVEL: 'chatty'")
+
+
+def test_a_token_that_the_control_plane_refuses(here: Here) -> None:
+    """Z-10, Z-66."""
+    found, remedy = here.doctor(POMERIUM_ZERO_TOKEN=TOKEN + "-rotated").only("token accepted")
+
+    assert found == "the control plane refuses the token"
+    assert "from the console again" in remedy
+
+
+def test_an_endpoint_that_is_no_control_plane(here: Here, server: str) -> None:
+    found, remedy = here.doctor(CLUSTER_API_ENDPOINT=f"http://{server}/elsewhere").only("token accepted")
+
+    assert "404" in found
+    assert "with its path" in remedy
 
 
 def test_a_name_that_cannot_be_resolved(here: Here) -> None:
@@ -335,3 +359,32 @@ def test_a_bootstrap_file_of_another_token(here: Here) -> None:
     _, remedy = here.doctor().only("database")
 
     assert "if the token was changed" in remedy
+
+
+def keep_config(here: Here, issuer: str) -> None:
+    """A replica that ran here has left its last known good configuration."""
+    settings = config_pb2.Settings(idp_provider="oidc", idp_provider_url=issuer, idp_client_id="agent")
+    data = pack(config_pb2.Config(settings=settings))
+    records = (Record(type=type_url(config_pb2.Config), id="c", data=data),)
+    file_key = derive_secrets(TOKEN).file_key
+    kept = Kept(digest="d", at=datetime(2030, 1, 1, tzinfo=UTC), records=records)
+    asyncio.run(LastGood(here.folder / "state", file_key).save(kept))
+
+
+def test_a_provider_that_cannot_be_asked(here: Here, free_port: Callable[[], int]) -> None:
+    """Authenticate 6.1: which one it is, the last known good configuration tells."""
+    issuer = f"http://127.0.0.1:{free_port()}"
+    keep_config(here, issuer)
+
+    found, remedy = here.doctor().only("identity provider")
+
+    assert found.startswith(f"{issuer} cannot be asked: ")
+    assert "see that idp_provider_url is its issuer" in remedy
+
+
+def test_an_issuer_without_a_discovery_document(here: Here, server: str) -> None:
+    keep_config(here, f"http://{server}")
+
+    found, _ = here.doctor().only("identity provider")
+
+    assert server in found

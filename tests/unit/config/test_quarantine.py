@@ -103,11 +103,11 @@ def test_a_route_whose_from_cannot_be_read_leaves_only_its_fault() -> None:
     assert [fault.route_id for fault in faults] == ["nowhere"]
 
 
-def test_a_tunnel_that_is_not_supported_yet_keeps_its_place() -> None:
-    snapshot, faults = compiled(config("c", route(id="t", from_="udp+https://ns.example.com:53", to=["udp://ns:53"])))
+def test_a_tunnel_that_cannot_be_served_keeps_its_place() -> None:
+    snapshot, faults = compiled(config("c", route(id="t", from_="udp+https://ns.example.com:53", to=["https://ns"])))
 
     assert snapshot.routes[0].match.kind is MatchKind.CONNECT
-    assert all("by this version yet" in fault.reason for fault in faults)
+    assert all("leads to a udp upstream only" in fault.reason for fault in faults)
 
 
 def test_the_first_of_two_routes_with_one_id_wins_and_the_other_is_named() -> None:

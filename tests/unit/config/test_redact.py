@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
-from pomerium_agent.config.redact import redacted
+from pomerium_agent.config.redact import OFTEN_SECRET, redacted, secrets_of
 from pomerium_agent.pb.pomerium import config_pb2
 
 SECRET = "hunter2"
@@ -53,3 +53,37 @@ def test_secrets_are_found_at_any_depth_and_the_rest_stays() -> None:
     assert SECRET not in shown
     assert "https://issuer.example.com" in shown
     assert 'id: "r"' in shown
+
+
+def all_messages(descriptors: Any) -> Iterator[Any]:
+    for descriptor in descriptors:
+        yield descriptor
+        yield from all_messages(descriptor.nested_types)
+
+
+def often_secret() -> Iterator[Any]:
+    for descriptor in all_messages(config_pb2.DESCRIPTOR.message_types_by_name.values()):
+        for field in descriptor.fields:
+            if field.full_name in OFTEN_SECRET:
+                yield pytest.param(descriptor, field, id=field.full_name)
+
+
+def test_each_field_that_is_often_secret_is_one() -> None:
+    assert {each.id for each in often_secret()} == OFTEN_SECRET
+
+
+@pytest.mark.parametrize(("descriptor", "field"), list(often_secret()))
+def test_what_is_often_secret_is_blanked_for_strangers_only(descriptor: Any, field: Any) -> None:
+    message = GetMessageClass(descriptor)()
+    holder = getattr(message, field.name)
+    if field.message_type is not None:
+        holder.update({"key": SECRET})
+    elif field.is_repeated:
+        holder.append(SECRET)
+    else:
+        setattr(message, field.name, SECRET.encode() if isinstance(holder, bytes) else SECRET)
+
+    assert redacted(message) == message
+    assert SECRET.encode() not in redacted(message, for_strangers=True).SerializeToString()
+    assert redacted(message, for_strangers=True).ListFields()
+    assert list(secrets_of(message)) in ([SECRET], [SECRET.encode()])

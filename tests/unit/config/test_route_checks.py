@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pomerium_agent.config.routes import CheckedRoute, RouteContext, check_route, route_id
+from pomerium_agent.config.route_names import route_id
+from pomerium_agent.config.routes import CheckedRoute, RouteContext, check_route
 from pomerium_agent.config.snapshot import (
     CircuitBreakers,
     DirectResponse,
@@ -251,7 +252,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "shorter than",
     ),
     ("tcp upstream", {"to": ["tcp://b:22"]}, "to", "a tcp upstream needs a tunnel to it"),
-    ("udp", {"from_": "udp+https://a.test:53", "to": ["udp://b:53"]}, "from", "udp routes are not supported"),
+    ("udp", {"from_": "udp+https://a.test:53", "to": ["https://b"]}, "to", "leads to a udp upstream only"),
     ("udp upstream", {"from_": "tcp+https://a.test:22", "to": ["udp://b:22"]}, "to", "a udp upstream needs a tunnel"),
     (
         "serverless without a host",

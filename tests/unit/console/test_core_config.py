@@ -391,3 +391,16 @@ def test_a_file_that_is_not_there_is_a_complaint_too(tmp_path: Path) -> None:
 
     assert found.refused
     assert "cannot be read: No such file" in str(found.complaints[0])
+
+
+def test_a_key_in_the_place_of_its_file_is_not_shown(tmp_path: Path) -> None:
+    """Somebody pastes base64 where a path belongs; the complaint must not quote it."""
+    key = base64.b64encode(b"-----BEGIN PRIVATE KEY-----\nPLANTED\n-----END PRIVATE KEY-----\n").decode()
+    file = tmp_path / "config.yaml"
+    file.write_text(f"certificates: [{{cert: {key}, key: {key}}}]\n")
+
+    complaints = [str(each) for each in read_core_config(file).complaints]
+
+    assert len(complaints) == 2
+    assert all("not the name of a file" in each for each in complaints)
+    assert key[:40] not in "".join(complaints)

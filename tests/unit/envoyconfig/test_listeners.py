@@ -1,24 +1,30 @@
 """The doors, and what guards them (routes 7, 8)."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from pomerium_agent.config.snapshot import Address, Codec
+from pomerium_agent.config.snapshot import Address, Certificate, Codec
 from pomerium_agent.envoyconfig import LocalAddresses
 from pomerium_agent.envoyconfig.build import build_resources
 from pomerium_agent.envoyconfig.listeners import bind_hosts
-from pomerium_agent.envoyconfig.resources import LISTENER, SECRET
+from pomerium_agent.envoyconfig.resources import CLUSTER, LISTENER, SECRET
 from pomerium_agent.pb.envoy.config.listener.v3 import listener_pb2
 from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from pomerium_agent.pb.envoy.extensions.filters.network.http_connection_manager.v3 import (
     http_connection_manager_pb2 as hcm_pb2,
 )
+from pomerium_agent.pb.envoy.extensions.transport_sockets.quic.v3 import quic_transport_pb2
 from pomerium_agent.pb.envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+from tests.fakes.client_certificates import root
 from tests.fakes.golden import resources_of
-from tests.fakes.snapshots import LOCAL, certificate, route, snapshot
+from tests.fakes.snapshots import LOCAL, certificate, route, snapshot, source
 from tests.fakes.static_envoy import as_json
+
+CLIENTS = root("any")
 
 
 def listeners(**settings: Any) -> dict[str, listener_pb2.Listener]:
@@ -99,16 +105,21 @@ def test_the_filters_stand_in_their_order_under_names_of_their_own() -> None:
     assert [each.name for each in filters] == [
         "pomerium.arrive",
         "pomerium.arrive_json",
+        "pomerium.login_limit",
+        "pomerium.limit",
         "pomerium.cookies",
         "pomerium.impersonation",
         "envoy.filters.http.ext_authz",
+        "pomerium.user_limit",
         "pomerium.groups",
         "pomerium.leave",
         "pomerium.rewrite",
         "envoy.filters.http.router",
     ]
     asleep = {each.name for each in filters if each.disabled}
-    assert asleep == {"pomerium.impersonation", "pomerium.groups", "pomerium.rewrite"}
+    limits = {"pomerium.login_limit", "pomerium.limit", "pomerium.user_limit"}
+    assert asleep == {"pomerium.impersonation", "pomerium.groups", "pomerium.rewrite", *limits}
+    assert "pomerium.login_limit" not in {each.name for each in main(login_limit=None).http_filters}
 
 
 def test_without_an_answer_of_the_agent_nobody_passes() -> None:
@@ -208,3 +219,74 @@ def test_an_operators_authority_is_added_to_the_systems() -> None:
     bundle = built["upstream-ca-system"]["validation_context"]["trusted_ca"]["inline_string"]
     assert bundle.endswith("\nEXTRA")
     assert bundle.startswith(LOCAL.system_ca)
+
+
+def test_http3_has_a_listener_of_its_own_and_the_same_filters_but_for_what_is_said_of_it() -> None:
+    """Routes 7, 7.3, 7.6: no early data, no extended CONNECT, and nothing of the PROXY protocol."""
+    shown = (certificate("a.example.com"), certificate("b.example.com"))
+    found = listeners(codec=Codec.HTTP3, certificates=shown, use_proxy_protocol=True, address=Address(port=8443))
+    tcp, quic = found["https-ingress"], found["quic-ingress"]
+
+    assert quic.address.socket_address.protocol == quic.address.socket_address.UDP
+    assert [each.address.socket_address.protocol for each in quic.additional_addresses] == [1]
+    assert (quic.address.socket_address.port_value, tcp.address.socket_address.port_value) == (8443, 8443)
+    assert not quic.listener_filters
+    transport = quic_transport_pb2.QuicDownstreamTransport.FromString(
+        quic.filter_chains[0].transport_socket.typed_config.value
+    )
+    assert transport.HasField("enable_early_data")
+    assert not transport.enable_early_data.value
+    assert not transport.downstream_tls_context.common_tls_context.alpn_protocols
+    assert not manager(quic).http3_protocol_options.allow_extended_connect
+    over_tcp = [each for each in manager(tcp).http_filters if each.name != "pomerium.alt_svc"]
+    assert over_tcp == [each for each in manager(quic).http_filters if each.name != "pomerium.no_capsules"]
+    assert {"quic-ingress"} == set(found) - set(listeners(certificates=shown))
+    assert set(listeners(codec=Codec.HTTP3, insecure_server=True)) == {"http-ingress"}
+
+
+def test_quic_is_given_no_certificate_that_it_would_refuse_for_tcp_as_well() -> None:
+    """Routes 7.6, 11 (5): Ed25519 is for TCP only."""
+    ed = replace(certificate("ed.example.com"), chain=CLIENTS.sign("ed", key=ed25519.Ed25519PrivateKey.generate()).pem)
+
+    def names(*shown: Certificate) -> list[str]:
+        found = listeners(codec=Codec.HTTP3, certificates=shown).get("quic-ingress")
+        if found is None:
+            return []
+        socket = quic_transport_pb2.QuicDownstreamTransport.FromString(
+            found.filter_chains[0].transport_socket.typed_config.value
+        )
+        configs = socket.downstream_tls_context.common_tls_context.tls_certificate_sds_secret_configs
+        return [each.name for each in configs]
+
+    assert names(ed, certificate("a.example.com")) == ["downstream-1"]
+    assert names(ed) == []
+
+
+@pytest.mark.parametrize(("udp", "expected"), [(True, True), (False, False)])
+def test_extended_connect_is_there_over_http2_as_soon_as_a_udp_route_is(udp: bool, expected: bool) -> None:
+    """Routes 6.2."""
+    here = replace(route(), source=source("udp+https://dns.test:53" if udp else "https://dns.test"))
+    built = build_resources(snapshot([here]), LOCAL).of(LISTENER)
+
+    found = manager(listener_pb2.Listener.FromString(built["https-ingress"].body))
+    assert found.http2_protocol_options.allow_connect is expected
+    assert found.HasField("http2_protocol_options") is expected
+
+
+def test_envoys_admin_is_on_a_port_only_where_it_is_asked_for_and_known() -> None:
+    """Routes 7: at the literal address, whatever proxy protocol visitors speak."""
+    local = replace(LOCAL, admin_socket="/run/agent/envoy-admin.sock")
+    asked = snapshot(envoy_admin=Address(host="::1", port=9901), envoy_admin_log="/dev/stdout", use_proxy_protocol=True)
+    built = build_resources(asked, local)
+    admin = listener_pb2.Listener.FromString(built.of(LISTENER)["envoy-admin"].body)
+
+    assert admin.address.socket_address.address == "::1"
+    assert not admin.listener_filters
+    assert not admin.additional_addresses
+    [host] = manager(admin).route_config.virtual_hosts
+    assert "[::1]:*" in host.domains
+    assert "*" not in host.domains
+    assert [log.name for log in manager(admin).access_log] == ["envoy.access_loggers.stdout"]
+    assert "pomerium-envoy-admin" in built.of(CLUSTER)
+    assert "envoy-admin" not in build_resources(asked, LOCAL).of(LISTENER)
+    assert "pomerium-envoy-admin" not in build_resources(snapshot(), local).of(CLUSTER)

@@ -99,6 +99,20 @@ def test_grpc_clients_get_a_status_that_fits(flag: str, code: int) -> None:
     assert {h.header.value for h in mapper.headers_to_add if h.header.key == "grpc-status"} == {str(code)}
 
 
+def test_who_is_over_a_limit_is_told_so_in_the_words_of_the_client() -> None:
+    """Before the mappers by flag: at that moment Envoy has not set one."""
+    limited = [
+        mapper
+        for mapper in build_local_replies(snapshot().settings).mappers
+        if any(p.HasField("extension_filter") for p in (mapper.filter, *mapper.filter.and_filter.filters))
+    ]
+
+    kinds = [mapper.body_format_override.content_type.partition(";")[0] for mapper in limited]
+    assert kinds == ["text/plain", "application/json", "application/grpc+json", "text/html"]
+    assert ("grpc-status", "8") in {(h.header.key, h.header.value) for h in limited[2].headers_to_add}
+    assert "Too many requests" in limited[3].body_format_override.text_format_source.inline_string
+
+
 def test_answers_carry_the_headers_of_every_answer() -> None:
     for mapper in build_local_replies(snapshot(set_response_headers={"X-A": "5%"}).settings).mappers:
         assert [h.header.value for h in mapper.headers_to_add if h.header.key == "X-A"] == ["5%%"]

@@ -16,7 +16,8 @@ from pomerium_agent.config.snapshot import (
     Route,
     Unavailable,
 )
-from pomerium_agent.envoyconfig.route import EXT_AUTHZ, LUA_METADATA, RouteContext, build_route, checksum
+from pomerium_agent.envoyconfig.route import LUA_METADATA, RouteContext, build_route, checksum
+from pomerium_agent.envoyconfig.skip import EXT_AUTHZ
 from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2 as pb
 from pomerium_agent.pb.envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from tests.fakes.snapshots import forward, route, snapshot
@@ -70,7 +71,10 @@ def test_a_route_with_a_fault_says_so_to_everybody_and_names_it() -> None:
         (Match(MatchKind.PREFIX, "/a"), pb.RouteMatch(prefix="/a")),
         (Match(MatchKind.PATH, "/a"), pb.RouteMatch(path="/a")),
         (Match(MatchKind.REGEX, "/a+"), pb.RouteMatch(safe_regex={"regex": "/a+"})),
-        (Match(MatchKind.CONNECT), pb.RouteMatch(connect_matcher={})),
+        (
+            Match(MatchKind.CONNECT),
+            pb.RouteMatch(connect_matcher={}, headers=[{"name": ":method", "string_match": {"exact": "CONNECT"}}]),
+        ),
     ],
 )
 def test_one_matcher_per_route(match: Match, expected: pb.RouteMatch) -> None:

@@ -377,6 +377,42 @@ async def test_an_expired_session_of_an_access_token_is_nobody_and_not_asked_abo
 
 
 @pytest.mark.parametrize(
+    ("said", "written", "allowed", "lets_in"),
+    [
+        ({"aud": "a"}, {}, ("a", "b"), True),
+        ({"aud": ["x", "b"]}, {}, ("a", "b"), True),
+        ({"aud": "x"}, {"aud": "a"}, ("a",), False),  # the provider's word comes first
+        ({}, {"aud": ["a"]}, ("a",), True),
+        ({}, {"aud": "x"}, ("a",), False),
+        ({}, {"aud": ...}, ("a",), False),
+        ({}, {"aud": {"a": "a"}}, ("a",), False),
+        ({}, {"aud": "a"}, (), False),
+        ({}, {"aud": "x"}, None, True),
+    ],
+)
+async def test_a_route_takes_access_tokens_for_its_audiences_alone(
+    said: dict[str, Any], written: dict[str, Any], allowed: tuple[str, ...] | None, lets_in: bool
+) -> None:
+    """Routes 1.2 (69): also when the token is known already, from a route that lists none."""
+    async with Scene().open() as scene:
+        scene.provider.answer = {"valid": True, "claims": {"sub": "u", **said}}
+        token = scene.token(**written)
+        assert await scene.find(token, **access(scene)) is not None
+        if lets_in:
+            assert await scene.find(token, **access(scene, audiences=allowed)) is not None
+        else:
+            with pytest.raises(BearerRejected, match="aud"):
+                await scene.find(token, **access(scene, audiences=allowed))
+
+
+async def test_an_opaque_access_token_of_which_nobody_says_whom_it_is_for_is_for_no_route_that_asks() -> None:
+    async with Scene().open() as scene:
+        scene.provider.answer = {"valid": True, "claims": {"sub": "u"}}
+        with pytest.raises(BearerRejected):
+            await scene.find("opaque", **access(scene, audiences=("a",)))
+
+
+@pytest.mark.parametrize(
     ("answer", "error"),
     [
         ({"valid": False}, BearerRejected),
