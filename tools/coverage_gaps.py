@@ -14,6 +14,10 @@ FIELDS = {
     ("Settings", "envoy_bind_config_freebind"): (
         "it changes nothing where the machine has the address (test_public_table)"
     ),
+    (
+        "Settings",
+        "envoy_admin_access_log_path",
+    ): "which lines Envoy then writes is not looked at; unit tests show where to",
     ("Settings", "otel_log_level"): "which lines of the log it leaves out is shown by unit tests",
     ("Settings", "otel_exporter_otlp_timeout"): _COLLECTOR,
     ("Settings", "otel_exporter_otlp_traces_timeout"): _COLLECTOR,

@@ -109,7 +109,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 async def test_name_and_password_guard_both_paths_and_nothing_else_of_envoy_is_there(scene: Scene) -> None:
-    """Routes 7.5, rows 40 and 64: protected on both paths, and Envoy's admin is behind neither."""
+    """Routes 7.5, 1.7 (40, 64): protected on both paths, and Envoy's admin is behind neither."""
     await scene.apply(metrics_basic_auth=basic())
     right = basic()
 
@@ -196,7 +196,7 @@ async def test_dashboard_alerts_and_page_speak_of_metrics_that_there_are(scene: 
 
 
 async def test_tls_and_an_authority_for_clients_keep_everybody_else_out(scene: Scene) -> None:
-    """Routes 7.5, rows 65 and 66."""
+    """Routes 7.5, 1.7 (65, 66)."""
     ours, theirs = PrivateCa("ours"), PrivateCa("theirs")
     server = ours.issue("127.0.0.1", "metrics.example.com")
     pair = {

@@ -51,7 +51,7 @@ PRIVATE = route("private", allowed_domains=["example.com"])
 
 
 async def test_policies_hold_and_large_bodies_go_through_as_over_tcp() -> None:
-    """Routes 7.6, 7.3, 8.4, R-8, R-9: the same chain; Alt-Svc says where, whoever answers."""
+    """Routes 1.7 (136), 7.6, 7.3, 8.4, R-8, R-9: the same chain; Alt-Svc says where, whoever answers."""
     async with mirror() as large:
         routes = (OPEN, PRIVATE, route("large", large, allow_public_unauthenticated_access=True))
         async with (

@@ -33,7 +33,7 @@ MOST_CALLS = 2000  # at once; one more is refused with RESOURCE_EXHAUSTED
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # with it, a second process could take half of the calls unnoticed
     ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.max_concurrent_streams", 1000),  # on one connection; more wait at the client
+    ("grpc.max_concurrent_streams", MOST_CALLS),  # on one connection; more wait at the client
     # Who is gone without a word is noticed; clients ping every six minutes, or more often (databroker 1).
     ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
