@@ -59,6 +59,8 @@ certificates:
     key: KEY
 signing_key: SIGNING
 metrics_basic_auth: {base64.b64encode(f"user:{BASIC}".encode()).decode()}
+otel_traces_exporter: otlp
+otel_exporter_otlp_endpoint: http://127.0.0.1:1
 otel_exporter_otlp_headers: ["authorization=Bearer {OTLP}"]
 set_response_headers: {{x-planted: {RESPONSE}}}
 """
