@@ -342,7 +342,7 @@ def settings_file(tmp_path: Path, before: str, **said: str) -> str:
 
 
 def test_what_somebody_wrote_into_the_settings_stays(tmp_path: Path) -> None:
-    by_hand = "# ours\nHTTPS_PROXY=http://proxy:3128\nADDRESS=:8443\nLOG_LEVEL=\"debug\"\n"
+    by_hand = '# ours\nHTTPS_PROXY=http://proxy:3128\nADDRESS=:8443\nLOG_LEVEL="debug"\n'
 
     once = settings_file(tmp_path, by_hand, POMERIUM_AGENT_DRAIN_SECONDS="30", LOG_LEVEL="")
     again = settings_file(tmp_path, once)
