@@ -580,6 +580,9 @@ becomes_ready() { # and stays so for a moment; WHY says what it was otherwise
             WHY="it ended again and again, last with code $(state_of ExecMainStatus)"
             return 1
         fi
+        if [ "$state" = deactivating ]; then
+            end=$((SECONDS + WAIT)) # the one before has as long as its drain says
+        fi
         if [ "$state" = active ]; then
             [ "$since" -gt 0 ] || since=$SECONDS
             [ "$((SECONDS - since))" -lt "$STAYS_UP" ] || return 0

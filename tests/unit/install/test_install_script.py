@@ -364,3 +364,23 @@ def test_every_setting_of_a_machine_is_kept() -> None:
     kept = SCRIPT.read_text().partition('SETTINGS="')[2].partition('"')[0].replace("\\\n", "").split()
 
     assert documented - given - {"RUNTIME_DIRECTORY", "STATE_DIRECTORY"} == set(kept)
+
+
+def test_the_time_to_become_ready_begins_when_the_one_before_has_left() -> None:
+    """R-23: it may drain for longer than the next one is waited for."""
+    functions = SCRIPT.read_text().removesuffix('main "$@"; }\n')
+    calls = """set -euo pipefail; constants; WAIT=90; SECONDS=0
+        sleep() { SECONDS=$((SECONDS + 1)); }
+        state_of() {
+            case $1 in
+            ActiveState) if [ "$SECONDS" -lt 300 ]; then echo deactivating; else echo "$THEN"; fi ;;
+            *) echo 0 ;;
+            esac
+        }
+        if becomes_ready; then echo ready; else echo "$WHY"; fi; }"""
+
+    def said(then: str) -> str:
+        return bash(functions + calls, environ={"PATH": os.environ["PATH"], "THEN": then}).stdout
+
+    assert said("active") == "ready\n"
+    assert said("activating") == "it was not ready after 90 seconds\n"
