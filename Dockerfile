@@ -30,7 +30,7 @@ ENV PATH=/opt/pomerium-agent/bin:/usr/local/bin:/usr/bin:/bin \
     BOOTSTRAP_CONFIG_FILE=/var/lib/pomerium-agent/bootstrap.dat
 USER 10001:10001
 VOLUME ["/run/pomerium-agent", "/var/lib/pomerium-agent"]
-EXPOSE 443
+EXPOSE 443 443/udp
 # Over the control socket, which only this user may open: no port, no shell, no curl.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["pomerium-agent", "health", "--ready"]
 # The keeper is process 1: it adopts and reaps orphans, and passes SIGTERM, SIGHUP and the rest on in order.

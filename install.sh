@@ -26,8 +26,10 @@ Options of install and upgrade
 
 The token is read from POMERIUM_ZERO_TOKEN, from the file POMERIUM_ZERO_TOKEN_FILE, or from the terminal.
 CLUSTER_API_ENDPOINT, CONNECT_SERVER_ENDPOINT, POMERIUM_OTEL_ENDPOINT, ADDRESS, HTTP_REDIRECT_ADDR, GRPC_ADDRESS,
-HEALTH_CHECK_ADDR, METRICS_ADDRESS, ENVOY_CONCURRENCY, LOG_LEVEL, BOOTSTRAP_CONFIG_WRITEBACK_URI, SSL_CERT_FILE and
-POMERIUM_AGENT_ON_REFUSED are kept for the service when they are set; set but empty means: no longer.
+HEALTH_CHECK_ADDR, METRICS_ADDRESS, ENVOY_CONCURRENCY, LOG_LEVEL, BOOTSTRAP_CONFIG_WRITEBACK_URI, SSL_CERT_FILE,
+POMERIUM_AGENT_ON_REFUSED, POMERIUM_AGENT_DRAIN_NOTICE, POMERIUM_AGENT_DRAIN_SECONDS, POMERIUM_AGENT_HANDOVER_SECONDS,
+POMERIUM_AGENT_MIXED_CLUSTER, OTEL_SDK_DISABLED and DEBUG_FORCE_AUTHENTICATE_FLOW are kept for the service when they are
+set; set but empty means: no longer. Other lines of /etc/pomerium-agent/agent.env stay.
 POMERIUM_AGENT_PYTHON names the Python to use.
 END
 }
@@ -36,7 +38,8 @@ constants() {
     readonly SCRIPT_VERSION=0.1.0
     readonly SETTINGS="CLUSTER_API_ENDPOINT CONNECT_SERVER_ENDPOINT POMERIUM_OTEL_ENDPOINT ADDRESS HTTP_REDIRECT_ADDR \
 GRPC_ADDRESS HEALTH_CHECK_ADDR METRICS_ADDRESS ENVOY_CONCURRENCY LOG_LEVEL BOOTSTRAP_CONFIG_WRITEBACK_URI SSL_CERT_FILE \
-POMERIUM_AGENT_ON_REFUSED"
+POMERIUM_AGENT_ON_REFUSED POMERIUM_AGENT_DRAIN_NOTICE POMERIUM_AGENT_DRAIN_SECONDS \
+POMERIUM_AGENT_HANDOVER_SECONDS POMERIUM_AGENT_MIXED_CLUSTER OTEL_SDK_DISABLED DEBUG_FORCE_AUTHENTICATE_FLOW"
     readonly UV="uv>=0.9,<1" # brings a Python where the distribution has none that is new enough
     readonly CLOCK_MAY_DIFFER=60 SPACE_KB=600000 STAYS_UP=4
     ROOT=${POMERIUM_AGENT_ROOT:-} # another root to look at; only with --dry-run
@@ -334,7 +337,8 @@ setting() { # what the service will have: what is said now, else what was kept
     if [ "${!1+set}" ]; then
         printf '%s' "${!1}"
     elif [ -r "$ETC/agent.env" ]; then
-        sed -n "s/^$1=\"\\(.*\\)\"\$/\\1/p" "$ETC/agent.env"
+        # By hand it may have been written without quotes; the last line counts, as for systemd.
+        sed -n "s/^$1=\"\{0,1\}\\([^\"]*\\)\"\{0,1\}\$/\\1/p" "$ETC/agent.env" | tail -n 1
     fi
 }
 
@@ -501,10 +505,22 @@ write_settings() {
         TOKEN=""
     fi
     local name value
-    for name in $SETTINGS; do
-        value=$(setting "$name")
-        [ -z "$value" ] || printf '%s="%s"\n' "$name" "$value"
-    done | write_settings_file
+    {
+        for name in $SETTINGS; do
+            value=$(setting "$name")
+            [ -z "$value" ] || printf '%s="%s"\n' "$name" "$value"
+        done
+        other_lines
+    } | write_settings_file
+}
+
+other_lines() { # of the settings file: what somebody wrote there by hand
+    local line
+    [ -r "$ETC/agent.env" ] || return 0
+    while IFS= read -r line || [ -n "$line" ]; do
+        case " $SETTINGS " in *" ${line%%=*} "*) continue ;; esac
+        case $line in "" | "# Settings of this machine for pomerium-agent"*) ;; *) printf '%s\n' "$line" ;; esac
+    done <"$ETC/agent.env"
 }
 
 write_settings_file() {
@@ -563,6 +579,9 @@ becomes_ready() { # and stays so for a moment; WHY says what it was otherwise
         if [ "$(state_of NRestarts)" -ge 3 ]; then # counted from the last reset-failed
             WHY="it ended again and again, last with code $(state_of ExecMainStatus)"
             return 1
+        fi
+        if [ "$state" = deactivating ]; then
+            end=$((SECONDS + WAIT)) # the one before has as long as its drain says
         fi
         if [ "$state" = active ]; then
             [ "$since" -gt 0 ] || since=$SECONDS

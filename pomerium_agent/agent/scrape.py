@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import hmac
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,6 +36,14 @@ pomerium_envoy_scraped %d
 CHALLENGE = 'Basic realm="metrics", charset="UTF-8"'
 
 
+class OwnProcess(ProcessCollector):
+    """The usual metrics of a process, also where a service manager hides `/proc/stat` (ProcSubset=pid)."""
+
+    def _boot_time(self) -> float:
+        """Without it the library shows nothing at all; it would look for it in that file."""
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @asynccontextmanager
 async def serve_metrics(path: Path, board: Board) -> AsyncIterator[None]:
     """Answer scrapes on a socket at `path`, taking it over from an agent before us, until the block ends."""
@@ -54,7 +63,7 @@ async def serve_metrics(path: Path, board: Board) -> AsyncIterator[None]:
 def build_metrics_app(board: Board) -> web.Application:
     """`/metrics`: the agent and Envoy; `/metrics/envoy`: Envoy alone. `?usedonly`: without what Envoy never touched."""
     process = CollectorRegistry(auto_describe=False)
-    ProcessCollector(registry=process)
+    OwnProcess(registry=process)
 
     async def everything(request: web.Request) -> web.Response:
         if (refused := _refusal(request, board)) is not None:

@@ -242,7 +242,7 @@ class Keeper:
     # The end.
 
     def _stop(self) -> None:
-        self._notifier.stopping()
+        self._notifier.stopping(longest_stop(self._patience))
         self._upgrades.call_off()
         self._agents.charged.kept.forget()
         self._envoy.kept.forget()
@@ -284,3 +284,9 @@ class Keeper:
 
 def _stopped(kept: Kept) -> bool:
     return kept.process is None
+
+
+def longest_stop(patience: Patience) -> float:
+    """Seconds from the first signal to the end, when everything has to be killed, and in the middle of an upgrade."""
+    agents = 2 * (patience.agent_stop + AFTER_KILL)
+    return patience.notice + patience.drain + agents + patience.envoy_stop + AFTER_KILL

@@ -15,8 +15,10 @@ class Notifier:
     def ready(self) -> None:
         self._say("READY=1")
 
-    def stopping(self) -> None:
+    def stopping(self, within: float) -> None:
+        """`within`: seconds that it may take, which may be longer than the unit allows."""
         self._say("STOPPING=1")
+        self._say(f"EXTEND_TIMEOUT_USEC={round(within * 1_000_000)}")
 
     def alive(self) -> None:
         self._say("WATCHDOG=1")

@@ -20,6 +20,7 @@ def check(local: Local, replica: Replica | None) -> Iterator[Finding]:
     for name, address in (
         ("ADDRESS", local.address),
         ("HTTP_REDIRECT_ADDR", local.http_redirect_addr),
+        ("GRPC_ADDRESS", local.grpc_address),
         ("HEALTH_CHECK_ADDR", local.health_check_addr),
         ("METRICS_ADDRESS", local.metrics_address),
     ):

@@ -158,7 +158,8 @@ def forms(secret: str | bytes) -> Iterator[str]:
         text = ""
     encoded = base64.b64encode(raw).decode()
     found = {encoded, encoded.rstrip("="), base64.urlsafe_b64encode(raw).decode().rstrip("="), raw.hex()}
-    for part in {text, *_parts(text)}:
+    parts = {text, *_parts(text)}
+    for part in parts | {unquote(part) for part in parts}:  # of a collector's headers, which are percent-encoded
         found |= {part, json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1], quote(part, safe="")}
         found |= {quote(part), base64.b64encode(part.encode()).decode().rstrip("=")}
     yield from (form for form in found if len(form) >= SHORTEST and form != BLANK)

@@ -2,6 +2,7 @@
 
 import base64
 import stat
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import aiohttp
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from pomerium_agent.agent.board import Board
-from pomerium_agent.agent.scrape import knows, serve_metrics
+from pomerium_agent.agent.scrape import OwnProcess, knows, serve_metrics
 from pomerium_agent.config import Compiled
 from pomerium_agent.config.snapshot import Address, MetricsListener
 from pomerium_agent.runtime.health import Check, Health
@@ -124,3 +126,16 @@ async def test_what_is_wrong_shows(tmp_path: Path) -> None:
     assert 'pomerium_health_check{check="envoy.server"} 1.0' in text
     assert "pomerium_control_plane_connected 0.0" in text
     assert "pomerium_ready 0.0" in text
+
+
+def test_the_process_is_measured_where_only_processes_are_visible(tmp_path: Path) -> None:
+    """Routes 7.5: the service has ProcSubset=pid, so there is no /proc/stat, and alerts ask for these metrics."""
+    (tmp_path / "self").symlink_to("/proc/self")
+    registry = CollectorRegistry()
+
+    OwnProcess(proc=str(tmp_path), registry=registry)
+
+    began = registry.get_sample_value("process_start_time_seconds")
+    assert began is not None and 0 < began <= time.time() + 1  # noqa: PT018
+    for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"):
+        assert registry.get_sample_value(name) is not None

@@ -259,16 +259,19 @@ def test_a_clock_that_is_wrong(here: Here) -> None:
     assert "timedatectl set-ntp true" in remedy
 
 
-def test_an_address_that_is_taken(here: Here) -> None:
+@pytest.mark.parametrize(
+    "name", ["ADDRESS", "HTTP_REDIRECT_ADDR", "GRPC_ADDRESS", "HEALTH_CHECK_ADDR", "METRICS_ADDRESS"]
+)
+def test_an_address_that_is_taken(here: Here, name: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
 
-        found, remedy = here.doctor(ADDRESS=address).only("ADDRESS")
+        found, remedy = here.doctor(**{name: address}).only(name)
 
     assert found == f"{address} is in use by another program"
-    assert "choose another address with ADDRESS" in remedy
+    assert f"choose another address with {name}" in remedy
 
 
 def test_an_address_that_is_not_of_this_machine(here: Here) -> None:

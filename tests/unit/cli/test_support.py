@@ -296,3 +296,10 @@ def unpacked(file: Path) -> dict[str, str]:
     with tarfile.open(file) as tar:
         entries = {entry.name: tar.extractfile(entry) for entry in tar.getmembers()}
         return {name.partition("/")[2]: each.read().decode() for name, each in entries.items() if each is not None}
+
+
+def test_a_header_for_the_collector_is_found_as_it_is_sent() -> None:
+    """Routes 7.7: values of `otel_exporter_otlp_headers` are percent-encoded, and Envoy is given what they mean."""
+    redaction = Redaction(["x-api-key=s3same%2Bopen"])
+
+    assert redaction.text("refused: s3same+open, s3same%2Bopen") == "refused: ***, ***"

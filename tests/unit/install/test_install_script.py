@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -328,3 +329,58 @@ def test_version_says_what_is_installed(machine: Machine) -> None:
     (release.parents[1] / "current").symlink_to("versions/3")
     assert machine.run("--version").stdout == "install.sh 0.1.0, installed: pomerium-agent 1.2.3\n"
     assert machine.run("status").returncode == 1
+
+
+def settings_file(tmp_path: Path, before: str, **said: str) -> str:
+    """What the script makes of a settings file."""
+    functions = SCRIPT.read_text().removesuffix('main "$@"; }\n')
+    (tmp_path / "agent.env").write_text(before)
+    calls = 'set -euo pipefail; constants; ETC=$KEPT; write_settings; cat "$ETC/agent.env"; }'
+    done = bash(functions + calls, environ={"PATH": os.environ["PATH"], "KEPT": str(tmp_path)} | said)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_somebody_wrote_into_the_settings_stays(tmp_path: Path) -> None:
+    by_hand = '# ours\nHTTPS_PROXY=http://proxy:3128\nADDRESS=:8443\nLOG_LEVEL="debug"\n'
+
+    once = settings_file(tmp_path, by_hand, POMERIUM_AGENT_DRAIN_SECONDS="30", LOG_LEVEL="")
+    again = settings_file(tmp_path, once)
+
+    assert once == again
+    assert once.splitlines()[1:] == [
+        'ADDRESS=":8443"',
+        'POMERIUM_AGENT_DRAIN_SECONDS="30"',
+        "# ours",
+        "HTTPS_PROXY=http://proxy:3128",
+    ]
+
+
+def test_every_setting_of_a_machine_is_kept() -> None:
+    """Those of the table in docs/operating.md, but the token and the places that the service gives."""
+    table = (ROOT / "docs" / "operating.md").read_text().partition("| Variable |")[2].partition("\n\n")[0]
+    documented = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    given = {"POMERIUM_ZERO_TOKEN", "POMERIUM_ZERO_TOKEN_FILE", "BOOTSTRAP_CONFIG_FILE", "POMERIUM_ENVOY_PATH"}
+    kept = SCRIPT.read_text().partition('SETTINGS="')[2].partition('"')[0].replace("\\\n", "").split()
+
+    assert documented - given - {"RUNTIME_DIRECTORY", "STATE_DIRECTORY"} == set(kept)
+
+
+def test_the_time_to_become_ready_begins_when_the_one_before_has_left() -> None:
+    """R-23: it may drain for longer than the next one is waited for."""
+    functions = SCRIPT.read_text().removesuffix('main "$@"; }\n')
+    calls = """set -euo pipefail; constants; WAIT=90; SECONDS=0
+        sleep() { SECONDS=$((SECONDS + 1)); }
+        state_of() {
+            case $1 in
+            ActiveState) if [ "$SECONDS" -lt 300 ]; then echo deactivating; else echo "$THEN"; fi ;;
+            *) echo 0 ;;
+            esac
+        }
+        if becomes_ready; then echo ready; else echo "$WHY"; fi; }"""
+
+    def said(then: str) -> str:
+        return bash(functions + calls, environ={"PATH": os.environ["PATH"], "THEN": then}).stdout
+
+    assert said("active") == "ready\n"
+    assert said("activating") == "it was not ready after 90 seconds\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pomerium_agent.keeper.children import Patience
-from pomerium_agent.keeper.keeper import AFTER_KILL, FINAL_EXIT_CODES
+from pomerium_agent.keeper.keeper import FINAL_EXIT_CODES, longest_stop
 
 ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "systemd" / "pomerium-agent.service"
@@ -25,10 +25,7 @@ def directives() -> dict[str, list[str]]:
 
 def test_a_stop_is_given_longer_than_the_longest_that_the_keeper_takes() -> None:
     """R-23: requests in flight are finished first, so systemd must not cut that short."""
-    patience = Patience()
-    longest = patience.drain + patience.agent_stop + patience.envoy_stop + 2 * AFTER_KILL
-
-    assert float(directives()["TimeoutStopSec"][0]) > longest
+    assert float(directives()["TimeoutStopSec"][0]) > longest_stop(Patience())
 
 
 def test_what_another_start_would_not_help_is_not_started_again() -> None:
@@ -44,6 +41,10 @@ def test_the_token_is_a_credential_and_nothing_else() -> None:
 def test_it_may_bind_low_ports_and_nothing_more() -> None:
     for name in ("AmbientCapabilities", "CapabilityBoundingSet"):
         assert directives()[name] == ["CAP_NET_BIND_SERVICE"]
+
+
+def test_it_leaves_no_core_dump_which_would_hold_every_secret() -> None:
+    assert directives()["LimitCORE"] == ["0"]
 
 
 def test_each_release_brings_it() -> None:

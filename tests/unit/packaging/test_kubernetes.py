@@ -93,7 +93,10 @@ def test_ports_probes_and_selectors_meet() -> None:
     assert all(port > 1023 for port in ports.values())
     assert {port["targetPort"] for port in BASE["Service"]["spec"]["ports"]} == {"https", "http"}
     allowed = BASE["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
-    assert {port["port"] for port in allowed} == {"https", "http"}
+    assert {port["port"] for port in allowed} == {"https", "https-udp", "http"}
+    assert {port["port"]: port.get("protocol", "TCP") for port in allowed} == {
+        port["name"]: port.get("protocol", "TCP") for port in CONTAINER["ports"] if port["name"] != "health"
+    }
     assert [CONTAINER[p]["httpGet"]["path"] for p in ("startupProbe", "readinessProbe", "livenessProbe")] == [
         "/startupz",
         "/readyz",
