@@ -1,5 +1,6 @@
 """The keeper's side of Envoy: which one is wanted, whether it is the one that runs, and what the agent hears of it."""
 
+import filecmp
 import hashlib
 import os
 import time
@@ -15,6 +16,7 @@ from pomerium_agent.keeper.succession import Succession
 from pomerium_agent.keeper.wire import StartEnvoy, envoy_event, refusal_event
 
 ENVOY_ENVIRONMENT = ("PATH", "TZ", "TMPDIR")
+SHA256 = 32  # bytes
 NO_HOT_RESTART = "--disable-hot-restart"
 
 
@@ -49,13 +51,16 @@ class EnvoySide:
             self._news.append(refusal_event(reason, wanted.request))
             return
         running = self._wanted
-        same = running is not None and (running.argv, self._digest) == (wanted.argv, digest)
+        same = running is not None and (
+            (running.argv, self._digest) == (wanted.argv, digest) or self._is_elsewhere(running, wanted, digest)
+        )
         self._wanted = wanted
         if self.kept.process is not None and not self.kept.coming:
             if same or self._generation is not None:
                 # Also of one that will leave: until then it is the one to feed.
                 self._news.append(envoy_event(self.kept.process.pid, wanted.request))
             if same:
+                self._digest = digest
                 self._log.info("envoy adopted", pid=self.kept.process.pid)
                 return
             if self._generation is not None:
@@ -67,6 +72,12 @@ class EnvoySide:
         if not (same and self.kept.coming):
             self._digest = digest
             self.kept.begin(time.monotonic(), self._patience.envoy_stop)
+
+    def _is_elsewhere(self, running: StartEnvoy, wanted: StartEnvoy, digest: bytes) -> bool:
+        """Whether what runs is wanted under another name: a release may bring the same binary in another place."""
+        if self.kept.process is None or not self.steady or self._digest[:SHA256] != digest[:SHA256]:
+            return False
+        return running.argv[1:] == wanted.argv[1:] and _same_file(f"/proc/{self.kept.process.pid}/exe", wanted.argv[0])
 
     @property
     def running(self) -> Iterator[Process]:
@@ -192,13 +203,19 @@ def _read_wanted(left: Mapping[str, Any]) -> StartEnvoy:
 
 
 def _digest(wanted: StartEnvoy) -> bytes:
-    """What an Envoy is started from: its bootstrap, and the very file that is its binary, which an upgrade may have
-    replaced under the same name. Raises OSError when the bootstrap cannot be read.
+    """What an Envoy is started from: the hash of its bootstrap, and which file is its binary, since an upgrade may
+    have replaced it under the same name. Raises OSError when the bootstrap cannot be read.
     """
-    found = hashlib.sha256(Path(wanted.bootstrap).read_bytes())
+    bootstrap = hashlib.sha256(Path(wanted.bootstrap).read_bytes()).digest()
     try:
         binary = Path(wanted.argv[0]).stat()
     except OSError:
-        return found.digest()  # starting it will say what is wrong
-    found.update(b"%d %d %d %d" % (binary.st_dev, binary.st_ino, binary.st_size, binary.st_mtime_ns))
-    return found.digest()
+        return bootstrap  # starting it will say what is wrong
+    return bootstrap + b"%d %d %d %d" % (binary.st_dev, binary.st_ino, binary.st_size, binary.st_mtime_ns)
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False

@@ -50,9 +50,11 @@ async def test_envoy_is_upgraded_under_load_and_no_request_fails(tmp_path: Path)
 
 
 def _install(binary: Path) -> None:
-    """Another file under the same name, as installers leave it."""
+    """Another Envoy under the same name, as installers leave it: what follows an executable's end is not looked at."""
     new = binary.with_suffix(".new")
     shutil.copy(envoy_binary(None), new)
+    with new.open("ab") as file:
+        file.write(os.urandom(8))
     new.replace(binary)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -225,6 +226,21 @@ async def test_who_comes_next_waits_until_the_one_before_the_last_has_left(
         await play.sees("third")
 
         assert gone(first)
+        assert play.failures == []
+
+
+async def test_the_same_envoy_in_another_place_stays(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    """As a release brings it that has another version of ours and the same of Envoy."""
+    port = free_port()
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copy(envoy_binary(None), elsewhere)
+    second = _says(tmp_path, "first", _configuration(tmp_path, port, "first"), binary=elsewhere)
+    async with _play(tmp_path, port, "first", "third", second=second) as play:
+        first = await play.next_agent()
+        assert await play.next_agent() == first  # who runs while "third" is on its way
+        await play.sees("third")
+
+        assert play.answers.keys() == {"first", "third"}
         assert play.failures == []
 
 
