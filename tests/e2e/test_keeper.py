@@ -219,7 +219,7 @@ def test_nothing_is_drained_before_balancers_had_time_to_notice_and_a_second_sig
 
 def test_after_the_notice_envoy_takes_leave(tmp_path: Path) -> None:
     with stage(tmp_path, patience={"notice": 0.05}) as on:
-        on.wait("agent", "heard")
+        on.wait("envoy", "started")
 
         assert on.end(signal.SIGTERM)[0] == 0
         on.wait("envoy", "asked", request="POST /drain_listeners?graceful HTTP/1.1")

@@ -6,8 +6,8 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,10 @@ def _says(here: Path, name: str, configuration: dict[str, Any], binary: Path | N
     }
 
 
-@contextmanager
-def _nothing_left_in_shared_memory() -> Iterator[None]:
-    before = set(SHARED_MEMORY.glob("envoy_shared_memory_*"))
-    yield
-    assert not set(SHARED_MEMORY.glob("envoy_shared_memory_*")) - before
+def _shared_memory_of(on: Stage) -> list[Path]:
+    """What the Envoys of this keeper share, by the names of their sockets: number of the line times ten, and epoch."""
+    numbers = {int(path.name.rpartition("_")[2]) // 10 * 10 for path in on.run.glob("hot_parent_*")}
+    return [SHARED_MEMORY / f"envoy_shared_memory_{number}" for number in numbers]
 
 
 @asynccontextmanager
@@ -124,7 +123,7 @@ async def _play(
     if second is not None:
         parts.insert(1, second)
     try:
-        with _nothing_left_in_shared_memory(), stage(here, agent=parts, patience=PATIENCE) as on:
+        with stage(here, agent=parts, patience=PATIENCE) as on:
             play = Play(on, listen, asked, go)
             await play.next_agent()
             async with asyncio.TaskGroup() as group:
@@ -133,10 +132,14 @@ async def _play(
                 play.failures.clear()  # of the time before it listened
                 yield play
                 visits.cancel()
+            shared = _shared_memory_of(on)
+            assert shared
+            assert any(path.exists() for path in shared)
             on.keeper.send_signal(signal.SIGTERM)
             said, _ = await asyncio.to_thread(on.keeper.communicate)
             assert on.keeper.returncode == 0, said
             assert not on.run.exists()
+            assert not [path for path in shared if path.exists()]
     finally:
         go.set()
         await runner.cleanup()
