@@ -1,9 +1,5 @@
 """What no end-to-end test shows yet, and why: the fast tests fail for any other row of priority P0 or P1."""
 
-_NAME_SERVER = (
-    "names are looked up with it in place (test_public_table), but what it changes only a name server of our own shows"
-)
-
 _COLLECTOR = "it is in place where a collector is away (test_traces), which looks the same with any time-out"
 
 # Fields by the message and their name.
@@ -22,12 +18,6 @@ FIELDS = {
     ("Settings", "otel_exporter_otlp_timeout"): _COLLECTOR,
     ("Settings", "otel_exporter_otlp_traces_timeout"): _COLLECTOR,
     ("Settings", "otel_bsp_max_export_batch_size"): "batches are shown by unit tests, with a real receiver",
-    ("Settings", "dns_udp_max_queries"): _NAME_SERVER,
-    ("Settings", "dns_use_tcp"): _NAME_SERVER,
-    ("Settings", "dns_query_tries"): _NAME_SERVER,
-    ("Settings", "dns_query_timeout"): _NAME_SERVER,
-    ("Settings", "dns_refresh_rate"): _NAME_SERVER,
-    ("Settings", "dns_failure_refresh_rate"): _NAME_SERVER,
 }
 # Acceptance examples, requirements and sections.
 OTHERS: dict[str, str] = {}

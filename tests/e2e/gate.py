@@ -107,10 +107,12 @@ async def open_gate(
     tls: bool = False,
     metadata: str = "http://127.0.0.1:9",
     sign_in_url: SignInUrl = signed_sign_in,
+    name_server: str = "",
 ) -> AsyncIterator[Gate]:
     """Open it with these routes, whose `to` may be UPSTREAM, and these records of people.
 
-    With `tls`, it shows the certificate of those who have none. `metadata` is where Google's metadata server is.
+    With `tls`, it shows the certificate of those who have none. `metadata` is where Google's metadata server is;
+    `name_server` (host:port) is the only one that Envoy asks.
     """
     with tempfile.TemporaryDirectory(prefix="pa-") as name:
         directory, clock, health, port = Path(name), SystemClock(), Health(), free_port()
@@ -141,7 +143,7 @@ async def open_gate(
                 )
                 builder = RulesBuilder(shared_key=SHARED_KEY, signer=Signer(key))
                 feeding = group.create_task(Feeder(config, ads, local, board, rules, builder=builder).run())
-                async with running_envoy(directory):
+                async with running_envoy(directory, name_server):
 
                     async def in_force() -> bool:
                         return bool(board.in_force.value)
@@ -193,11 +195,18 @@ def listening(path: Path) -> socket.socket:
 
 
 @asynccontextmanager
-async def running_envoy(directory: Path) -> AsyncIterator[None]:
+async def running_envoy(directory: Path, name_server: str = "") -> AsyncIterator[None]:
     bootstrap = directory / "envoy.json"
     bootstrap.write_text(json.dumps(build_bootstrap(directory / "admin.sock", directory / "ads.sock")))
+    argv = envoy_arguments(envoy_binary(None), bootstrap, concurrency=1)
+    if name_server:
+        # In mounts of its own, where nobody else sees the other resolv.conf.
+        resolvers = directory / "resolv.conf"
+        resolvers.write_text(f"nameserver {name_server}\n")
+        script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+        argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(resolvers), *argv]
     process = await asyncio.create_subprocess_exec(
-        *envoy_arguments(envoy_binary(None), bootstrap, concurrency=1),
+        *argv,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
