@@ -20,6 +20,7 @@ from pomerium_agent.config.http3 import check_http3, parse_port
 from pomerium_agent.config.identity_providers import parse_identity_providers
 from pomerium_agent.config.metrics import METRICS_PORT, read_metrics
 from pomerium_agent.config.pem import parse_ca_bundle, parse_signing_keys
+from pomerium_agent.config.ports import keep_apart
 from pomerium_agent.config.rate_limits import parse_login_limit
 from pomerium_agent.config.reference import SETTINGS_FIELDS, Fate
 from pomerium_agent.config.routes import RouteContext
@@ -168,6 +169,7 @@ def effective_settings(
         google_account=reader.google_account(),
         branding=MappingProxyType({name: text for name in BRANDING if (text := getattr(merged.message, name))}),
     )
+    settings = reader.keep_apart(settings)
     reader.check_http3(settings)
     reader.note_what_has_no_effect(settings)
     return settings, tuple(reader.faults)
@@ -269,6 +271,9 @@ class _Reader:
         field = "google_cloud_serverless_authentication_service_account"
         found = self._read(field, parse_google_account, kept, None)
         return found if isinstance(found, GoogleAccount) else None
+
+    def keep_apart(self, settings: Settings) -> Settings:
+        return keep_apart(settings, self._complaints)
 
     def check_http3(self, settings: Settings) -> None:
         check_http3(settings, self._complaints("codec_type"))

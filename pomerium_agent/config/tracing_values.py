@@ -14,7 +14,21 @@ OFF = ("", "none", "noop")
 PROTOCOLS = ("grpc", "http/protobuf")
 LARGEST_BATCH = 4096
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "none")
-_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+# What HTTP and gRPC both take. A name that Envoy refuses would cost visitors their whole listener.
+_HEADER_NAME = re.compile(r"(?!grpc-)[a-z0-9][a-z0-9._-]*(?<!-bin)")
+_NOT_OURS = frozenset(
+    (
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?|")
 
 
@@ -51,8 +65,8 @@ def parse_headers(pairs: Iterable[str]) -> Headers:
     for number, pair in enumerate(pairs, 1):
         name, equals, value = (unquote(part.strip()) for part in pair.partition("="))
         name = name.lower()
-        if not equals or not _HEADER_NAME.fullmatch(name):
-            raise Unusable(f"number {number} is not name=value with the name of a header", "write x-team=edge")
+        if not equals or not _HEADER_NAME.fullmatch(name) or name in _NOT_OURS:
+            raise Unusable(f"number {number} is not name=value with a header that can be set", "write x-team=edge")
         if not _HEADER_VALUE.fullmatch(value):
             raise Unusable(f"the value of {shown(name)} cannot be sent", "use printable ASCII, without spaces around")
         found[name] = Secret(value)

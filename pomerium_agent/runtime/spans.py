@@ -163,7 +163,7 @@ class Spans:
         batch = [self._queue.popleft() for _ in range(min(collector.batch, len(self._queue)))]
         try:
             await send(_request(batch, collector))
-        except (OSError, aiohttp.ClientError, aio.AioRpcError, TimeoutError, _Refused) as error:
+        except (OSError, aiohttp.ClientError, aio.AioRpcError, TimeoutError, ValueError, _Refused) as error:
             self.dropped += len(batch)
             if not self._troubled and not collector.silent:
                 log.warning("spans cannot be sent", collector=urlsplit(collector.url).netloc, reason=_reason(error))

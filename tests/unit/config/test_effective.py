@@ -420,3 +420,23 @@ def test_no_setting_shows_a_secret() -> None:
     assert "hunter2" not in "".join(map(str, faults))
     assert EC_KEY not in repr(effective(signing_key=EC_KEY)[0])
     assert settings.signing_key == ""
+
+
+def test_nothing_stands_where_visitors_are_served() -> None:
+    """Routes 7: least of all Envoy's admin, which on loopback would meet whoever comes from this machine."""
+    settings, faults = effective(address=":8443", http_redirect_addr=":8443", envoy_admin_address="127.0.0.1:8443")
+    assert (settings.http_redirect, settings.envoy_admin) == (None, None)
+    assert [(fault.field, fault.warning) for fault in faults] == [
+        ("http_redirect_addr", True),
+        ("envoy_admin_address", True),
+    ]
+
+    settings, faults = effective(metrics_address="127.0.0.1:9902", envoy_admin_address="127.0.0.1:9902")
+    assert settings.metrics is not None
+    assert settings.envoy_admin is None
+    assert [fault.field for fault in faults] == ["envoy_admin_address"]
+
+    settings, faults = effective(http_redirect_addr=":80", envoy_admin_address="127.0.0.1:9901")
+    assert settings.http_redirect == Address(port=80)
+    assert settings.envoy_admin is not None
+    assert faults == ()

@@ -101,6 +101,15 @@ def test_what_cannot_be_meant_is_refused(refuse: Callable[[], object]) -> None:
         refuse()
 
 
+@pytest.mark.parametrize(
+    "name", ["host", "Host", ":authority", "te", "content-type", "grpc-timeout", "key-bin", "x!y", "", "-x", "x y"]
+)
+def test_what_envoy_or_grpc_would_refuse_as_a_header_costs_nobody_a_listener(name: str) -> None:
+    """R-4: a broken value troubles its own field and nothing else."""
+    with pytest.raises(Unusable):
+        parse_headers([f"{name}=value"])
+
+
 def test_no_complaint_shows_the_value_of_a_header() -> None:
     with pytest.raises(Unusable) as refused:
         parse_headers(["x-key=planted\nsecret"])
