@@ -55,6 +55,7 @@ class Gate:
     client: aiohttp.ClientSession
     config: Latest[Compiled | None]
     health: Health
+    directory: Path  # with Envoy's admin.sock, and envoy.log, which is what it prints
     tls: bool = False
 
     def url(self, path: str = "/") -> str:
@@ -157,6 +158,7 @@ async def open_gate(
                         client=client,
                         config=config,
                         health=health,
+                        directory=directory,
                         tls=tls,
                     )
                 feeding.cancel()
@@ -205,11 +207,8 @@ async def running_envoy(directory: Path, name_server: str = "") -> AsyncIterator
         resolvers.write_text(f"nameserver {name_server}\n")
         script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
         argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(resolvers), *argv]
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    with (directory / "envoy.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*argv, stdout=log, stderr=asyncio.subprocess.DEVNULL)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ OPEN = route("open", allow_public_unauthenticated_access=True)
 
 
 async def test_the_admin_answers_this_machine_and_no_web_page() -> None:
-    """Routes 1.7 (110), 7: by a listener that comes and goes without a restart of Envoy."""
+    """Routes 1.7 (108, 110), 7: by a listener that comes and goes without a restart of Envoy."""
     port = free_port()
     settings = config_pb2.Settings(envoy_admin_address=f"127.0.0.1:{port}", envoy_admin_access_log_path="/dev/stdout")
     async with open_gate(OPEN, settings=settings) as gate:
@@ -37,6 +37,11 @@ async def test_the_admin_answers_this_machine_and_no_web_page() -> None:
         assert await ask("/quitquitquit", method="POST", sec_fetch_site="cross-site") == 403
         assert (await gate.get("open.test")).status == 200
 
+        async def is_logged() -> bool:
+            said = await asyncio.to_thread((gate.directory / "envoy.log").read_text)
+            return "/server_info" in said and "quitquitquit" not in said
+
+        await eventually("what was let through is logged", is_logged)
         gate.configure(OPEN)
 
         async def is_closed() -> bool:

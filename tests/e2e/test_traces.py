@@ -15,6 +15,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from pomerium_agent.demo.playground import ReplicaAt
 from tests.e2e.world import HELLO, World, eventually, open_world
+from tests.fakes.raw_server import serve_raw, swallow
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -32,6 +33,9 @@ class Collector(collector_grpc.TraceServiceServicer):
     spans: list[tuple[str, trace_pb2.Span]] = field(default_factory=list)  # with the name of the service
     resources: list[dict[str, str]] = field(default_factory=list)
     headers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    batches: Counter[tuple[str, int]] = field(default_factory=Counter)  # by service and number of spans
+    refused: int = 0
+    status: int = 200
 
     async def Export(  # noqa: N802  # the name of the method
         self, request: collector_pb2.ExportTraceServiceRequest, context: "aio.ServicerContext[object, object]"
@@ -41,8 +45,12 @@ class Collector(collector_grpc.TraceServiceServicer):
 
     async def post(self, request: web.Request) -> web.Response:
         assert request.content_type == "application/x-protobuf"
-        self.take(collector_pb2.ExportTraceServiceRequest.FromString(await request.read()), dict(request.headers))
-        return web.Response()
+        said = collector_pb2.ExportTraceServiceRequest.FromString(await request.read())
+        if self.status == 200:
+            self.take(said, dict(request.headers))
+        elif said.resource_spans[0].scope_spans[0].scope.name == "pomerium-agent":
+            self.refused += 1
+        return web.Response(status=self.status)
 
     def take(self, request: collector_pb2.ExportTraceServiceRequest, headers: dict[str, str]) -> None:
         for each in request.resource_spans:
@@ -50,6 +58,7 @@ class Collector(collector_grpc.TraceServiceServicer):
             self.resources.append(resource)
             service = resource["service.name"]
             self.headers[service, headers.get("x-team", headers.get("X-Team", ""))] += 1
+            self.batches[service, sum(len(scope.spans) for scope in each.scope_spans)] += 1
             self.spans += [(service, span) for scope in each.scope_spans for span in scope.spans]
 
     def of(self, service: str, trace: bytes) -> list[trace_pb2.Span]:
@@ -101,6 +110,7 @@ def settings(port: int, *more: str, ratio: float = 1.0, http: bool = False) -> s
             )
         ),
         "otel_attribute_value_length_limit: 64",
+        "otel_bsp_max_export_batch_size: 3",
         "otel_resource_attributes: [service.namespace=here]",
         "otel_bsp_schedule_delay: 0.2s",
         *more,
@@ -131,7 +141,7 @@ async def test_one_request_is_one_trace_from_the_visitor_to_the_upstream(
     """Envoy's span, below it the agent's decision and the way to the upstream, and nobody's query or session in them.
 
     Switched on while all goes on, with headers for the collector; over gRPC, and over HTTP by the settings of traces
-    alone: routes 1.7 (121, 123, 125, 126, 127, 128, 129, 130, 131, 134).
+    alone: routes 1.7 (121, 123, 125, 126, 127, 128, 129, 130, 131, 134, 135).
     """
     port = free_port()
     async with open_world() as world, collecting(port, http=http) as collector:
@@ -147,9 +157,11 @@ async def test_one_request_is_one_trace_from_the_visitor_to_the_upstream(
                 replica, "private", "/b?token=planted-secret", headers={**JSON, "traceparent": f"{CALLER}01"}
             )
             asked = bytes.fromhex(CALLER.split("-")[1])
+            await asyncio.gather(*(world.get(replica, "private", headers=JSON) for _ in range(10)))
 
             async def all_there() -> bool:
-                return bool(collector.of("Envoy", public) and collector.of("pomerium-agent", asked))
+                ours = sum(whose == "pomerium-agent" for whose, _ in collector.spans)
+                return bool(collector.of("Envoy", public) and collector.of("pomerium-agent", asked) and ours == 11)
 
             await eventually("the spans are there", all_there)
 
@@ -177,6 +189,7 @@ async def test_one_request_is_one_trace_from_the_visitor_to_the_upstream(
     assert url == f"https://hello.{world.domain}:{replica.port}/{'a' * 63}"
     assert all(len(item.value.string_value) <= 64 for item in decision.attributes)
     assert "planted-secret" not in collector.texts()
+    assert max(size for service, size in collector.batches if service == "pomerium-agent") == 3
     team = "100% edge" if http else "the edge"
     assert collector.headers.keys() == {("Envoy", team), ("pomerium-agent", team)}
     assert all(resource["service.namespace"] == "here" for resource in collector.resources)
@@ -219,3 +232,51 @@ async def test_a_collector_that_is_away_costs_no_request_anything(free_port: Cal
 
     assert {answer.status for answer in answers} == {200}
     assert {answer.status for answer in denied} == {401}
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        "otel_exporter_otlp_timeout: 1s",
+        "otel_exporter_otlp_timeout: 3600s\notel_exporter_otlp_traces_timeout: 1s",
+    ],
+)
+async def test_a_collector_that_never_answers_is_waited_for_as_long_as_it_says(limits: str) -> None:
+    """Routes 1.7 (132, 133): what is said for traces alone wins; without either it would be ten seconds."""
+    async with open_world() as world, serve_raw(swallow) as port:
+        await world.apply(HELLO, PRIVATE, settings=settings(port, limits, http=True))
+        async with world.cluster.replica() as replica:
+            await world.get(replica, "private", headers=JSON)
+
+            async def told() -> bool:
+                return "spans cannot be sent" in await asyncio.to_thread(replica.running.log.read_text)
+
+            await eventually("the log says so", told, within=8.0)
+
+
+async def test_trouble_with_a_collector_is_not_told_where_nobody_wants_to_hear_of_it(
+    free_port: Callable[[], int],
+) -> None:
+    """Routes 1.7 (124)."""
+    port = free_port()
+    async with open_world() as world, collecting(port, http=True) as collector:
+        collector.status = 503
+        await world.apply(HELLO, PRIVATE, settings=settings(port, "otel_log_level: error", http=True))
+        async with world.cluster.replica() as replica:
+
+            async def refused() -> bool:
+                await world.get(replica, "private", headers=JSON)
+                return collector.refused > 0
+
+            await eventually("the collector has refused spans", refused)
+            collector.status = 200
+
+            async def taken() -> bool:
+                await world.get(replica, "private", headers=JSON)
+                return any(whose == "pomerium-agent" for whose, _ in collector.spans)
+
+            await eventually("the collector has taken spans", taken)
+            said = await asyncio.to_thread(replica.running.log.read_text)
+
+    assert "spans cannot be sent" not in said
+    assert "spans are sent again" not in said
