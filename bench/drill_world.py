@@ -194,8 +194,15 @@ class Drill:
                 return response.headers.get("x-news", "")
         return ""
 
-    async def fault(self, name: str, begin: Callable[[], Awaitable[None]], end: Callable[[], Awaitable[None]]) -> None:
-        """One row of the table."""
+    async def fault(
+        self,
+        name: str,
+        begin: Callable[[], Awaitable[None]],
+        end: Callable[[], Awaitable[None]],
+        *,
+        may_fail: int | None = 0,
+    ) -> None:
+        """One row of the table; `may_fail`: requests at the replica that it strikes, None where that one is away."""
         print(f"{name} …", file=sys.stderr, flush=True)
         self.tally = tally = Tally()
         await begin()
@@ -210,5 +217,8 @@ class Drill:
         elsewhere = tally.failed.get("two", 0)
         if elsewhere:
             self.broken.append(f"{name}: {elsewhere} requests failed at the replica that was left alone")
-        self.rows.append((name, lasted, tally.sent, tally.failed.get("one", 0), elsewhere, tally.last, news))
+        struck = tally.failed.get("one", 0)
+        if may_fail is not None and struck > may_fail:
+            self.broken.append(f"{name}: {struck} requests failed, and no more than {may_fail} may")
+        self.rows.append((name, lasted, tally.sent, struck, elsewhere, tally.last, news))
         await asyncio.sleep(KEPT_SECONDS)

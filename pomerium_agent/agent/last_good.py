@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,7 +100,8 @@ class LastGood:
     def _save(self, kept: Kept) -> None:
         self.path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         if self._sound or self._opens():
-            keep_previous(self.path, self.previous)
+            with suppress(FileNotFoundError):  # somebody removed it, as the manual tells those who want none
+                keep_previous(self.path, self.previous)
         write_atomically(self.path, seal_kept(self._key, kept))
         self._sound = True
 

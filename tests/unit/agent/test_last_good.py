@@ -137,3 +137,14 @@ async def test_with_another_token_it_is_sealed_anew_and_the_old_key_opens_nothin
     assert await LastGood(tmp_path, bytes(32)).load() == kept("/a")
     with pytest.raises(ConfigRejected, match="another cluster token"):
         await LastGood(tmp_path, KEY).load()
+
+
+async def test_a_copy_that_somebody_removed_is_written_anew(tmp_path: Path) -> None:
+    """The manual says how to be without one; the next change makes another."""
+    last_good = LastGood(tmp_path, KEY)
+    await last_good.save(kept())
+    last_good.path.unlink()
+
+    await last_good.save(kept())
+
+    assert await LastGood(tmp_path, KEY).load() is not None
