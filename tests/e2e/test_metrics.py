@@ -5,7 +5,7 @@ import base64
 import re
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -39,7 +39,7 @@ class Scene:
     world: World
     replica: ReplicaAt
     port: int
-    in_force: dict[str, str] | None = None
+    in_force: dict[str, str] = field(default_factory=lambda: {"metrics_address": ""})  # as it begins
 
     def settings(self, **more: str) -> str:
         lines = {"metrics_address": f"127.0.0.1:{self.port}", **more}
