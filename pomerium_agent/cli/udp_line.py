@@ -179,7 +179,7 @@ async def open_line(door: Door, trust: ssl.SSLContext) -> UdpLine:
             try:
                 line = UdpLine(door, reader, writer, _http())
                 await line.settle()
-            except BaseException:
+            except BaseException:  # also when we are cancelled: nobody else knows of this connection yet
                 writer.transport.abort()
                 raise
             return line

@@ -115,7 +115,7 @@ class AgentSide:
                     pass_fds=(*handed_over.values(), theirs.fileno()),
                     ignored=(signal.SIGHUP,),  # it may come before the agent has learned what to do with it
                 )
-            except BaseException:
+            except BaseException:  # whatever it was: nobody else knows of this end of the line yet
                 ours.close()
                 raise
         self._comes = False

@@ -8,7 +8,7 @@ import os
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import time_ns
@@ -31,6 +31,8 @@ from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.waiting import first_of
 
 log = structlog.get_logger(__name__)
+
+_Send = Callable[[ExportTraceServiceRequest], Awaitable[None]]  # one open way to a collector
 
 QUEUE = 4096  # spans
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -159,7 +161,7 @@ class Spans:
                 while self._queue:
                     await self._send(collector, send)
 
-    async def _send(self, collector: Collector, send: "_Send") -> None:
+    async def _send(self, collector: Collector, send: _Send) -> None:
         batch = [self._queue.popleft() for _ in range(min(collector.batch, len(self._queue)))]
         try:
             await send(_request(batch, collector))
@@ -188,14 +190,7 @@ class _Refused(Exception):  # an answer, which is no error of ours
     """The collector answered something else than 2xx."""
 
 
-class _Send:
-    """One open way to a collector."""
-
-    async def __call__(self, request: ExportTraceServiceRequest) -> None:
-        raise NotImplementedError
-
-
-class _OverHttp(_Send):
+class _OverHttp:
     def __init__(self, collector: Collector, http: aiohttp.ClientSession) -> None:
         self._collector = collector
         self._http = http
@@ -213,7 +208,7 @@ class _OverHttp(_Send):
                 raise _Refused(f"it answered {response.status}")
 
 
-class _OverGrpc(_Send):
+class _OverGrpc:
     def __init__(self, collector: Collector, channel: aio.Channel) -> None:
         self._collector = collector
         self._export = channel.unary_unary(
