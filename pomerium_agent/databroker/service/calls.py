@@ -51,11 +51,24 @@ class CallRefused(AgentError):
 async def answering(context: Context, patience: float = PATIENCE) -> AsyncIterator[None]:
     """End the call with the right status, whatever the block raises. Cancellation goes through.
 
-    The status waits behind what was not read yet; after `patience` seconds of that, the call is cut without it.
+    The status waits behind what was not read yet; after `patience` seconds of that, the call is cut without it. A
+    caller that has left while we were writing is no error of anybody's: the call ends as if cancelled.
     """
     try:
-        yield
+        async with _with_status(context, patience):
+            yield
     except grpc.aio.AbortError:
+        raise
+    except grpc.aio.InternalError as error:  # nothing can be sent any more; that the caller left is said a moment later
+        log.debug("databroker caller left", peer=context.peer())
+        raise asyncio.CancelledError from error
+
+
+@asynccontextmanager
+async def _with_status(context: Context, patience: float) -> AsyncIterator[None]:
+    try:
+        yield
+    except grpc.aio.BaseError:
         raise
     except CallRefused as error:
         await _abort(context, patience, error.code, str(error), error.reason)

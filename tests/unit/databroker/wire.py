@@ -1,7 +1,7 @@
 """A served store for the tests of the service, and how its calls end."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.fakes.remote_backend import FAR_AWAY, KEY, served
 
 @asynccontextmanager
 async def open_wire(
-    *records: Record, limits: Limits = USUAL
+    *records: Record, limits: Limits = USUAL, options: Mapping[str, Any] | None = None
 ) -> AsyncIterator[tuple[WireClient, MemoryBackend, ManualClock]]:
     """A client with a good token, the store behind the service, and its clock."""
     clock = ManualClock()
@@ -29,7 +29,7 @@ async def open_wire(
     await backend.put(records)
     async with (
         served(backend, clock, limits=limits) as service,
-        wire_client(f"127.0.0.1:{service.port.value}", lambda: sign(KEY, FAR_AWAY)) as wire,
+        wire_client(f"127.0.0.1:{service.port.value}", lambda: sign(KEY, FAR_AWAY), options=options) as wire,
     ):
         yield wire, backend, clock
 
