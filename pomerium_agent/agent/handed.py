@@ -8,12 +8,14 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.waiting import in_thread_to_the_end
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +70,7 @@ class HandedNote:
         async with self._writing:
             handed = Handed(self._digest, self._envoy_pid.value)
             try:
-                await asyncio.to_thread(_replace, self._path, json.dumps(handed._asdict()))
+                await in_thread_to_the_end(partial(_replace, self._path, json.dumps(handed._asdict())))
             except OSError as error:
                 log.warning("what envoy was handed is not noted", path=str(self._path), reason=error.strerror)
 

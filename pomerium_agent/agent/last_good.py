@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -19,6 +20,7 @@ import structlog
 from pomerium_agent.errors import ConfigRejected
 from pomerium_agent.handoff.keys import purpose_key
 from pomerium_agent.records import Payload, Record
+from pomerium_agent.runtime.waiting import in_thread_to_the_end
 from pomerium_agent.zero.bootstrap_file import DIRECTORY_MODE, keep_previous, previous_of, write_atomically
 from pomerium_agent.zero.seal import seal, unseal
 
@@ -65,7 +67,7 @@ class LastGood:
 
     async def save(self, kept: Kept) -> None:
         """Replace it, all or nothing. Raises OSError."""
-        await asyncio.to_thread(self._save, kept)
+        await in_thread_to_the_end(partial(self._save, kept))
 
     def _load(self) -> Kept | None:
         complaint: ConfigRejected | None = None

@@ -56,6 +56,7 @@ class Supply:
     handed: Handed | None = None
     secrets: Latest[DerivedSecrets] | None = None  # of the cluster token; with another one, all is sealed anew
     _live: bool = False  # `config` is what the databroker says
+    _taken: Compiled | None = None  # the newest of those that Envoy took
     _backoff: Backoff = field(default_factory=Backoff)  # between tries to write
 
     async def run(self) -> None:
@@ -138,7 +139,10 @@ class Supply:
                 if self.secrets is not None and self.secrets.value is not sealed_with:
                     written, sealed_with = ("", None), self.secrets.value
                     self.last_good.rekey(sealed_with.file_key)
-                compiled, called = self._in_force(), callers.value
+                # While Envoy refuses what is newer, the accounts that were taken away meanwhile must not come back
+                # with the configuration that it has.
+                self._taken = compiled = self._in_force() or self._taken
+                called = callers.value
                 if compiled is None or called is None or (compiled.snapshot.digest, called) == written:
                     continue
                 if await self._write(compiled, called):

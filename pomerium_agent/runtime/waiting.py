@@ -1,7 +1,7 @@
-"""Waiting for one of several things."""
+"""Waiting for one of several things, and for what must not be left half-way."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -17,6 +17,22 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
+
+
+async def in_thread_to_the_end(work: Callable[[], T], *, patience: float = 5.0) -> T:
+    """What `work` returns, in a thread. Whoever cancels this waits for its end, for at most `patience` seconds.
+
+    A thread cannot be cancelled. Writing a file in one that is merely left alone, it might write later than whoever
+    comes next, who wrote something newer.
+    """
+    future = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future}, timeout=patience)
+        if future.done() and not future.cancelled():
+            future.exception()  # seen: nobody is there any more to be told
+        raise
 
 
 async def until_is(cell: Latest[T], wanted: T) -> None:

@@ -5,9 +5,11 @@ import json
 import os
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pomerium_agent.errors import ConfigRejected
+from pomerium_agent.runtime.waiting import in_thread_to_the_end
 from pomerium_agent.zero.answers import BootstrapConfig, dump_bootstrap, parse_bootstrap
 from pomerium_agent.zero.seal import seal, unseal
 
@@ -44,7 +46,7 @@ class BootstrapFile:
 
     async def save(self, bootstrap: BootstrapConfig) -> None:
         """Replace the file, unless it holds the same already. Raises OSError."""
-        await asyncio.to_thread(self._save, bootstrap)
+        await in_thread_to_the_end(partial(self._save, bootstrap))
 
     def _load(self) -> BootstrapConfig | None:
         complaint: ConfigRejected | None = None

@@ -85,6 +85,8 @@ class Reconciler:
                     schedule.begin()
                     self._listed = self._pending = await self._api.bundle_ids()
                     listed = True
+                    if not self._listed:  # which is an answer, and removes what there was (W11)
+                        log.warning("the control plane lists no bundles for this cluster: there is nothing to serve")
                 await self._sync_pending()
                 await self._remove_vanished(set(self._listed))  # last: another bundle may hold the same by now
             except Retryable as error:

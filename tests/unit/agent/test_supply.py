@@ -41,7 +41,7 @@ def kept(path: str) -> Kept:
 
 @dataclass
 class Stage:
-    """A supply with a clock by hand; `envoy` plays the Envoy that takes everything it is offered."""
+    """A supply with a clock by hand; `envoy` plays the Envoy, which takes all but what it `refuses`."""
 
     directory: Path
     clock: ManualClock = field(default_factory=ManualClock)
@@ -50,6 +50,7 @@ class Stage:
     missed: Latest[bool] = field(default_factory=lambda: Latest(False))
     config: Latest[Compiled | None] = field(default_factory=lambda: Latest(None))
     handed: Handed | None = None
+    refuses: set[str] = field(default_factory=set)  # digests
 
     def __post_init__(self) -> None:
         self.store = MemoryBackend(self.clock)
@@ -88,6 +89,8 @@ class Stage:
         async for compiled in self.config.follow():
             if compiled is not None:
                 self.seen.append(compiled.snapshot.digest)
+                if compiled.snapshot.digest in self.refuses:
+                    continue
                 self.board.in_force.set(compiled.snapshot.digest)
 
     async def until_serves(self, path: str) -> None:
@@ -271,6 +274,22 @@ async def test_service_accounts_and_what_is_known_of_their_users_are_kept_too(tm
         await callers_kept(stage, (*ROBOT[:2], people.directory_group("g1", "Renamed")))
         await stage.store.put([people.gone(ROBOT[0])])
         await callers_kept(stage, ())
+
+
+async def test_an_account_that_is_revoked_while_envoy_refuses_the_newest_is_not_kept(tmp_path: Path) -> None:
+    """Or a replica that is started anew while the control plane is away would let it in again."""
+    stage = Stage(tmp_path, refuses={kept("/refused").digest})
+    async with stage.running():
+        await stage.store.put((*records("/live"), ROBOT[0]))
+        stage.filled.set(True)
+        await callers_kept(stage, ROBOT[:1])
+
+        await stage.store.put(records("/refused"))
+        await stage.until(lambda: kept("/refused").digest in stage.seen)
+        await stage.store.put([people.gone(ROBOT[0])])
+
+        await callers_kept(stage, ())
+        assert stage.kept_here("/live")
 
 
 async def test_service_accounts_are_lent_while_what_is_stale_is_served(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import threading
 
 import pytest
 
@@ -11,6 +12,7 @@ from pomerium_agent.runtime.backoff import Backoff, loop, patient
 from pomerium_agent.runtime.health import Health, Report, Status
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.supervisor import SETTLED_AFTER, supervise, until_done
+from pomerium_agent.runtime.waiting import in_thread_to_the_end
 from tests.fakes.clock import ManualClock
 
 
@@ -211,3 +213,48 @@ def test_a_check_that_recovers_is_healthy_again() -> None:
 
     assert health.reports["a"].healthy
     assert health.reports["a"].attributes == {"detail": "fine"}
+
+
+async def test_what_a_thread_does_is_over_when_its_cancellation_is() -> None:
+    """What was written half-way must not be finished after something newer."""
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def write() -> None:
+        begun.set()
+        assert go_on.wait(10)
+        done.set()
+
+    writing = asyncio.create_task(in_thread_to_the_end(write))
+    assert await asyncio.to_thread(begun.wait, 10)
+    writing.cancel()
+    _, left = await asyncio.wait({writing}, timeout=0.05)
+    assert left
+    go_on.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert done.is_set()
+
+
+async def test_a_thread_that_hangs_does_not_hold_up_whoever_cancels_it() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang() -> bool:
+        begun.set()
+        return go_on.wait(10)
+
+    writing = asyncio.create_task(in_thread_to_the_end(hang, patience=0.05))
+    assert await asyncio.to_thread(begun.wait, 10)
+    writing.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+    go_on.set()
+
+
+async def test_what_fails_in_a_thread_is_told() -> None:
+    def fail() -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        await in_thread_to_the_end(fail)
