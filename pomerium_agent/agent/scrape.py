@@ -25,6 +25,7 @@ from pomerium_agent.envoyconfig.metrics import ALL_PATH, ENVOY_PATH
 from pomerium_agent.errors import DatabrokerUnavailable, EnvoyUnavailable
 from pomerium_agent.settings import Secret
 
+METRICS_SOCKET = "metrics.sock"  # in the runtime directory
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 BACKLOG = 128
 STORE_SECONDS = 2.0  # that the store may take to say how long its log is; without it, the rest is shown
