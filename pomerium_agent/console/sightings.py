@@ -1,6 +1,7 @@
 """What the console has seen of its replicas: who is connected, what each last said of itself, who signed in."""
 
 import json
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -9,6 +10,8 @@ from pomerium_agent.console.database import Database
 
 MAX_TEXT = 4_096  # characters of one text a replica sends that are kept
 MAX_ATTRIBUTES = 512  # of one report
+MAX_AWAY = 1_000  # replicas of one cluster that are kept though they are not connected
+MAX_CHECKS = 512  # of one replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,7 @@ class Sightings:
                     replica.generation,
                 ),
             )
+            _make_room(db, replica)
             db.execute("INSERT OR IGNORE INTO connected VALUES (?, ?)", (replica.cluster_id, now.isoformat()))
 
     def ever_connected(self, cluster_id: str) -> bool:
@@ -161,6 +165,7 @@ class Sightings:
                     for report in (each.cut() for each in reports)
                 ],
             )
+            _make_room(db, replica)
 
     def replicas(self, cluster_id: str) -> tuple[Replica, ...]:
         """Every replica of a cluster, by host name, then instance."""
@@ -224,3 +229,17 @@ class Sightings:
             )
             for row in rows
         )
+
+
+def _make_room(db: sqlite3.Connection, replica: Sighting) -> None:
+    """Whoever has a token can call themselves something else each time, and make up checks: forget the oldest."""
+    db.execute(
+        "DELETE FROM replica WHERE cluster_id = ?1 AND streams = 0 AND instance NOT IN (SELECT instance FROM replica "
+        "WHERE cluster_id = ?1 AND streams = 0 ORDER BY last_seen DESC, instance LIMIT ?2)",
+        (replica.cluster_id, MAX_AWAY),
+    )
+    db.execute(
+        "DELETE FROM report WHERE cluster_id = ?1 AND instance = ?2 AND name NOT IN (SELECT name FROM report "
+        "WHERE cluster_id = ?1 AND instance = ?2 ORDER BY time_ns DESC, name LIMIT ?3)",
+        (replica.cluster_id, replica.instance, MAX_CHECKS),
+    )

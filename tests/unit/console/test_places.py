@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pomerium_agent.console import sightings
 from pomerium_agent.console.clusters import create_cluster
 from pomerium_agent.console.core_config import parse_core_config
 from pomerium_agent.console.places import (
@@ -232,6 +233,30 @@ async def test_a_status_shows_what_cannot_be_reached_once(tmp_path: Path) -> Non
 
 
 # --- replicas -------------------------------------------------------------------------------------
+
+
+async def test_names_and_checks_without_end_push_out_the_oldest_that_are_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has a token, be it a pod that crashes again and again, is somebody else each time."""
+    monkeypatch.setattr(sightings, "MAX_AWAY", 3)
+    monkeypatch.setattr(sightings, "MAX_CHECKS", 2)
+    async with visited_console(tmp_path) as visit:
+        seen, id = visit.console.store.sightings, visit.cluster.id
+        seen.joined(Sighting(cluster_id=id, instance="here", hostname="here"), NOW)
+        other = create_cluster(visit.console.store, "other", now=NOW).cluster
+        seen.reported(Sighting(cluster_id=other.id, instance="elsewhere"), (), NOW)
+        for number in range(10):
+            at = NOW + timedelta(seconds=number)
+            made_up = HealthReport(check=f"check.{number}", time_ns=number)
+            seen.reported(Sighting(cluster_id=id, instance=f"i{number}", hostname="x"), (), at)
+            seen.reported(Sighting(cluster_id=id, instance="here", hostname="here"), (made_up,), at)
+
+        kept = {each.instance: each for each in seen.replicas(id)}
+
+        assert set(kept) == {"here", "i7", "i8", "i9"}
+        assert set(kept["here"].reports) == {"check.8", "check.9"}
+        assert [each.instance for each in seen.replicas(other.id)] == ["elsewhere"]
 
 
 def reports(role: str) -> tuple[HealthReport, ...]:
