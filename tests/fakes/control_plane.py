@@ -117,6 +117,7 @@ class FakeControlPlane:
         self.compress = True
         self.seen: list[Seen] = []
         self.subscriptions: list[Subscription] = []
+        self.subscribed = 0  # so often did somebody, ever
         self.exports: list[trace_service_pb2.ExportTraceServiceRequest] = []
         self.metric_exports: list[metrics_service_pb2.ExportMetricsServiceRequest] = []
         self.subscribe_refusals: deque[grpc.StatusCode] = deque()
@@ -209,6 +210,7 @@ class FakeControlPlane:
         if not self.silent_subscribe:
             await context.send_initial_metadata(())
         self.subscriptions.append(subscription)
+        self.subscribed += 1
         self._notify()
         try:
             while (message := await subscription.outbox.get()) is not None:
