@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from pomerium_agent.config.order import sort_key_of
 from pomerium_agent.config.quarantine import no_more_open
-from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Match, MatchKind, Route, Unavailable
+from pomerium_agent.config.snapshot import Access, ConfigSnapshot, Fault, Match, MatchKind, Route, Unavailable
 
 REASON_LIMIT = 300
 
@@ -115,7 +115,7 @@ def _stand_in(route: Route, before: Mapping[str, Route], fault_id: str) -> Route
     """The accepted version of the route, never more open than the refused one, or a 503 at its place."""
     kept = before.get(route.id)
     if kept is not None and not isinstance(kept.action, Unavailable):
-        return no_more_open(kept, public=route.public)
+        return no_more_open(kept, route.access, public=route.public, version=route.key)
     key = hashlib.sha256(f"blamed\0{route.key}\0{fault_id}".encode()).hexdigest()[:32]
     return Route(
         id=route.id,
@@ -125,6 +125,7 @@ def _stand_in(route: Route, before: Mapping[str, Route], fault_id: str) -> Route
         match=route.match if route.match.kind in (MatchKind.PREFIX, MatchKind.PATH) else Match(MatchKind.PREFIX),
         action=Unavailable(fault_id=fault_id),
         public=True,
+        access=Access(client_ca=route.access.client_ca),
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import structlog
@@ -16,6 +16,7 @@ from pomerium_agent.authenticate import PublicKeys, Site, build_site
 from pomerium_agent.authorize import NO_RULES, Rules
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.config import Compiled, ConfigSnapshot
+from pomerium_agent.config.snapshot import Unavailable
 from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.envoy.ads_state import Delivery, Rejection
@@ -63,6 +64,7 @@ class Feeder:
     _compiled: Compiled | None = None
     _offered: ConfigSnapshot | None = None
     _source: Compiled | None = None  # what the offer was made from
+    _ruled: Rules = NO_RULES  # and what is decided by meanwhile
     _answered: int = 0  # the newest offer whose table Envoy took or refused
     _offers: int = 0
     _dirty: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,14 +112,14 @@ class Feeder:
                 # Before Envoy has them: a route that Envoy knows and authorization does not would answer 404.
                 # And one that sends people to log in needs the pages for it.
                 self.site.set(await asyncio.to_thread(build_site, compiled.snapshot, self.builder.shared_key))
-                rules = await asyncio.to_thread(self.builder.build, compiled.snapshot)
+                rules = await asyncio.to_thread(self.builder.build, _asked_about(snapshot, compiled.snapshot))
                 self.rules.set(rules)
                 self.keys.set(rules.public_keys)
                 self.board.health.running(Check.AUTHORIZE)
             if self.handed is not None:
                 await self.handed.write(snapshot.digest)
             self._offers += 1
-            self._offered, self._source = snapshot, compiled
+            self._offered, self._source, self._ruled = snapshot, compiled, self.rules.value
             self.board.offered = Compiled(snapshot, (*compiled.faults, *refused), compiled.records)
             self.ads.offer(resources, str(self._offers))
             log.info(
@@ -136,6 +138,8 @@ class Feeder:
             self._answered = self._offers
             if table is None:
                 more = self._blame.accepted(offered)
+                if self.builder is not None:
+                    self.builder.taken(self._ruled)
             else:
                 # A search among the routes of a configuration that is replaced already would blame the wrong ones.
                 more = self._source is self._compiled and self._blame.rejected(offered, table.reason)
@@ -179,6 +183,18 @@ class Feeder:
             metrics.config_ok_at.set_to_current_time()
         metrics.policies.set(len(offered.routes))
         metrics.config_faults.set(len(self.board.offered.faults) if self.board.offered else 0)
+
+
+def _asked_about(offered: ConfigSnapshot, wanted: ConfigSnapshot) -> ConfigSnapshot:
+    """What Envoy may ask about: also routes that are not offered while we look for one that it refuses, since an Envoy
+    that we adopted may have them from before."""
+    if offered is wanted:
+        return wanted
+    by_id = {route.id: route for route in wanted.routes}
+    routes = (
+        by_id.get(route.id, route) if isinstance(route.action, Unavailable) else route for route in offered.routes
+    )
+    return replace(offered, routes=tuple(routes))
 
 
 def in_words(refusal: Rejection) -> str:

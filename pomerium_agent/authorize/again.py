@@ -79,6 +79,7 @@ class Way(NamedTuple):
     looks: tuple[Look, ...]
     idp_id: str  # whose sessions count
     removes_cookie: bool
+    checksum: str  # with which Envoy asks about it
 
     def key(self, glance: Glance, carried: Carried, version: int) -> Hashable:
         """Where the answer is, if there is one; None when there is none, or it would need a closer look."""

@@ -238,7 +238,10 @@ def _judged(facts: Facts, snapshot: ConfigSnapshot, route: Route, chain: str) ->
 def _explained(route: Route, facts: Facts, faults: Sequence[Fault], *, named: bool = True) -> dict[str, Any]:
     if isinstance(route.action, Unavailable):
         return _aside(route, route.action.fault_id, facts, faults)
-    told = _answer(facts, "deny", 403, route=route) | explain(route.access.policy, facts).to_json()
+    said = explain(route.access.policy, facts).to_json()
+    if said["decision"] == "allow" and route.access.also is not None:
+        said = explain(route.access.also, facts).to_json()
+    told = _answer(facts, "deny", 403, route=route) | said
     fault = next((each for each in faults if each.route_id == route.id and not each.warning), None)
     if fault is not None:
         told |= {"fault": _told_fault(fault), "note": "the newest version of the route has a fault"}

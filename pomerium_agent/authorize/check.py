@@ -50,7 +50,26 @@ class _Generation:
         self.carried = CarriedMemory(min(remembered, CARRIED))
         self.looks: dict[str, tuple[Look, ...] | None] = {}
         self.ways: dict[str, Way] = {}  # by route id
+        self._crossed: dict[tuple[str, int], RouteRules] = {}
         self._removal_of = ("", b"")
+
+    def route_of(self, question: Question) -> RouteRules | None:
+        """What counts for a question. About a version that Envoy still has, that one and the present one do."""
+        route = self.rules.routes.get(question.route_id)
+        if route is None or question.checksum == str(route.checksum) or not question.checksum.isdecimal():
+            return route
+        asked = route.id, int(question.checksum)
+        former = self.rules.former.get(asked)
+        if former is None:
+            return route
+        if asked not in self._crossed:
+            self._crossed[asked] = replace(
+                route,
+                checksum=former.checksum,
+                also=(*route.also, former.policy, *former.also),
+                client_trust=route.client_trust or former.client_trust,
+            )
+        return self._crossed[asked]
 
     def looks_of(self, route: RouteRules) -> tuple[Look, ...] | None:
         if route.id not in self.looks:
@@ -59,7 +78,7 @@ class _Generation:
 
     def remember(self, asked: "_Asked", route: RouteRules, looks: tuple[Look, ...], handle: Handle) -> None:
         """Next time, the short way leads to the answer."""
-        self.ways[route.id] = Way(route, looks, self.finder.idp_of(route), may_remove(route))
+        self.ways[route.id] = Way(route, looks, self.finder.idp_of(route), may_remove(route), asked.question.checksum)
         self.carried.keep(asked.question, asked.presented, handle, self._removal(asked.question))
 
     def let_pass(self, asked: "_Asked", answer: bytes) -> bytes:
@@ -168,7 +187,7 @@ class Checker:
             return self._internal(question, generation)
         if generation.rules is NO_RULES and self._wait_for_rules:
             return self._once_ruled(message)
-        route = generation.rules.routes.get(question.route_id)
+        route = generation.route_of(question)
         if route is not None and route.serverless_audience and self._awaits(route.serverless_audience):
             return self._after_token(question, generation, route)
         return self._on_route(question, generation, route)
@@ -217,7 +236,7 @@ class Checker:
         """What is remembered, by the short way. What it depends on is looked at as on the long one."""
         glance = Glance(request)
         way = generation.ways.get(glance.route_id)
-        if way is None or not is_usual(glance):
+        if way is None or glance.checksum != way.checksum or not is_usual(glance):
             return None
         carried = generation.carried.find(glance)
         if carried is None or not generation.finder.counts(carried.handle, way.idp_id):
@@ -286,6 +305,8 @@ class Checker:
     def _slot(self, asked: _Asked, idp_id: str) -> _Slot | None:
         """Where the answer may be remembered; only what the first handle, or no handle at all, leads to is."""
         if asked.route is None or asked.presented.in_query:
+            return None
+        if asked.route is not asked.generation.rules.routes.get(asked.route.id):  # of a version that is about to go
             return None
         looks = asked.generation.looks_of(asked.route)
         if looks is None:

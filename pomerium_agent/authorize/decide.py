@@ -136,8 +136,13 @@ def policy_says(case: Case) -> Decision | None:
     """The order of authorize 7, exactly (A-12)."""
     if case.route is None:
         return None
-    verdict = evaluate(case.route.policy, case.facts())
+    facts = case.facts()
+    verdict = evaluate(case.route.policy, facts)
     found = outcome(verdict)
+    for policy in case.route.also:
+        if found.kind is Kind.ALLOWED:
+            verdict = evaluate(policy, facts)
+            found = outcome(verdict)
     if found.kind is Kind.ALLOWED and case.route.kubernetes:
         if not case.route.kubernetes_token:
             return _denied(403, TOKEN_MISSING)

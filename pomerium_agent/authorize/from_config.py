@@ -25,6 +25,7 @@ from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.jwt import JwtProvider
 from pomerium_agent.sessions.signer import Signer, read_published, read_signer
 
+OFFERED = 4  # versions of the configuration that Envoy may still take or have taken, beside the one in force
 FORMER_KEYS = 4  # of tokens before that are still published
 _AFFINE = (LoadBalancing.RING_HASH, LoadBalancing.MAGLEV)
 _FORMATS: Mapping[BearerFormat, bearer.BearerFormat] = {
@@ -42,6 +43,10 @@ class RulesBuilder:
     signer: Signer  # the one derived from the cluster token, where the settings bring none
     _settings: Settings | None = None
     _routes: dict[str, RouteRules] = field(default_factory=dict)  # by route key
+    _built: list[tuple[Rules, dict[str, RouteRules]]] = field(
+        default_factory=list
+    )  # since Envoy took the first of them
+    _taken: Rules | None = None
     _former: tuple[Mapping[str, str], ...] = ()  # public keys of tokens before
 
     def sign_with(self, signer: Signer) -> None:
@@ -49,6 +54,10 @@ class RulesBuilder:
         if signer.kid != self.signer.kid:
             self._former = (*self._former[-FORMER_KEYS + 1 :], self.signer.jwk)
             self.signer = signer
+
+    def taken(self, rules: Rules) -> None:
+        """Envoy has taken the routes that `rules` are for, and asks about nothing older any more."""
+        self._taken = rules
 
     def build(self, snapshot: ConfigSnapshot) -> Rules:
         """The rules of a configuration. A route that stands aside because of a fault is not in them."""
@@ -58,8 +67,12 @@ class RulesBuilder:
         routes: dict[str, RouteRules] = {}
         for route in snapshot.routes:
             if not isinstance(route.action, Unavailable):
-                rules = used[route.key] = kept.get(route.key) or _route(route, settings)
-                routes[route.id] = rules
+                routes[route.id] = used[route.key] = kept.get(route.key) or _route(route, settings)
+        taken = next((at for at, (built, _) in enumerate(self._built) if built is self._taken), 0)
+        self._built = [*self._built[taken : taken + 1], *self._built[taken + 1 :][-OFFERED:]]
+        former = {
+            (each.id, each.checksum): each for _, built in self._built for key, each in built.items() if key not in used
+        }
         self._settings, self._routes = settings, used
         pem = settings.signing_key.encode()
         signer = read_signer(pem) if pem else self.signer
@@ -69,8 +82,9 @@ class RulesBuilder:
             *self._former,
             self.signer.jwk,
         )  # the control plane looks for the last one
-        return Rules(
+        rules = Rules(
             routes=MappingProxyType(routes),
+            former=MappingProxyType(former),
             cookie_name=settings.cookie_name,
             shared_key=self.shared_key,
             handle_lifetime=settings.login.cookie_expire,
@@ -87,6 +101,8 @@ class RulesBuilder:
             branding=read_branding(settings.branding),
             google_account=settings.google_account,
         )
+        self._built.append((rules, used))
+        return rules
 
 
 def _route(route: Route, settings: Settings) -> RouteRules:
@@ -98,6 +114,7 @@ def _route(route: Route, settings: Settings) -> RouteRules:
         checksum=checksum(route),
         name=route.name,
         policy=access.policy,
+        also=(access.also,) if access.also is not None else (),
         show_error_details=access.show_error_details,
         pass_identity_headers=passes,
         issuer_uri=settings.issuer_uri if access.issuer_uri is None else access.issuer_uri,

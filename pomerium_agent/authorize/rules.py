@@ -51,6 +51,7 @@ class RouteRules:
     checksum: int = 0
     name: str = ""
     policy: RoutePolicy = CLOSED
+    also: tuple[RoutePolicy, ...] = ()  # that have to allow as well
     show_error_details: bool = False
     pass_identity_headers: bool = False  # the route's say, else the global one
     issuer_uri: bool = False
@@ -68,11 +69,19 @@ class RouteRules:
     limits_users: bool = False  # Envoy counts the requests of each user
 
 
+NONE_BEFORE: Mapping[tuple[str, int], RouteRules] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Everything about one generation of the configuration. `Rules()` lets nobody in."""
+    """Everything about one generation of the configuration. `Rules()` lets nobody in.
+
+    `former` are versions of routes that Envoy may still have: what it asks about one of them is allowed only if both
+    that version and the present one allow it, or a wider policy would open a route that leads elsewhere.
+    """
 
     routes: Mapping[str, RouteRules] = field(default_factory=lambda: EMPTY)  # by route id (W4)
+    former: Mapping[tuple[str, int], RouteRules] = field(default_factory=lambda: NONE_BEFORE)  # by id and checksum
     cookie_name: str = "_pomerium"
     shared_key: bytes = field(default=b"", repr=False)
     handle_lifetime: timedelta | None = None  # W2

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pomerium_agent.config.order import SortKey, sort_key_of
 from pomerium_agent.config.routes import CheckedRoute
-from pomerium_agent.config.snapshot import Fault, Match, MatchKind, Route, Source, Unavailable
+from pomerium_agent.config.snapshot import Access, Fault, Match, MatchKind, Route, Source, Unavailable
 
 EVERYTHING = Match(MatchKind.PREFIX)
 
@@ -24,16 +24,27 @@ def stand_in(checked: CheckedRoute, fault: Fault, accepted: Mapping[str, Route])
     """
     before = accepted.get(checked.id)
     if before is not None and not isinstance(before.action, Unavailable):
-        before = no_more_open(before, public=checked.public)
+        before = no_more_open(before, checked.access, public=checked.public, version=checked.version)
         return sort_key_of(before), before
     if checked.source is None or checked.place is None:
         return None
     return checked.place, unavailable(checked, checked.source, checked.match or EVERYTHING, fault, checked.id)
 
 
-def no_more_open(before: Route, *, public: bool) -> Route:
-    """An accepted version, closed when the version it stands in for is not `public`."""
-    return before if public or not before.public else replace(before, public=False, key=_key("closed", before.key))
+def no_more_open(before: Route, access: Access, *, public: bool, version: str) -> Route:
+    """An accepted version that lets in whom it let in, if the one it stands in for would too.
+
+    `access`, `public` and `version` (a hash of all of it) are those of the other one.
+    """
+    mine = before.access
+    client_ca = access.client_ca or mine.client_ca  # with one that cannot be read nothing could be judged
+    if client_ca == mine.client_ca and (
+        mine.also_of == version or (public and before.public) or (access.policy == mine.policy and mine.also is None)
+    ):
+        return before
+    stricter = replace(mine, also=access.policy, also_of=version, client_ca=client_ca)
+    public = public and before.public
+    return replace(before, access=stricter, public=public, key=_key("no-more-open", before.key, version))
 
 
 def duplicate(checked: CheckedRoute, fault: Fault) -> tuple[SortKey, Route] | None:
@@ -57,6 +68,7 @@ def unavailable(checked: CheckedRoute, source: Source, match: Match, fault: Faul
         match=match,
         action=Unavailable(fault_id=fault.id),
         public=True,
+        access=Access(client_ca=checked.access.client_ca),  # whom the listener asks for certificates stays as meant
     )
 
 

@@ -20,7 +20,7 @@ from pomerium_agent.config.rate_limits import parse_route_limit
 from pomerium_agent.config.rewrites import parse_match
 from pomerium_agent.config.route_login import check_login, check_whitelists
 from pomerium_agent.config.route_names import from_of, place_of, route_id, subject_of
-from pomerium_agent.config.snapshot import NO_SECRET, Fault, Kind, Match, MatchKind, Route, Source
+from pomerium_agent.config.snapshot import NO_SECRET, Access, Fault, Kind, Match, MatchKind, Route, Source
 from pomerium_agent.config.support import check_support
 from pomerium_agent.config.upstream_tls import ReadFile, parse_downstream_ca
 from pomerium_agent.config.urls import ascii_host, display, parse_source
@@ -48,9 +48,11 @@ class CheckedRoute:
     record_id: str
     subject: str  # how faults call it
     digest: bytes  # of what the control plane sent, computed fields left out
+    version: str  # a hash of that and of all else that it was made from
     name: str
     stat_name: str
     public: bool
+    access: Access
     route: Route | None
     faults: tuple[Fault, ...]
     source: Source | None  # None: `from` is unusable, so the route has no place
@@ -123,11 +125,12 @@ def check_route(
         if not token and reader is not None:
             access = replace(access, policy=RoutePolicy(closed=TOKEN_MISSING))
     public = admits_everybody(access.policy) and not kubernetes and not audience
+    version = _key(sent, record_id, _standing(public, required), context, reader)
     checked = None
     if serves and source is not None and match is not None:
         checked = Route(
             id=identity,
-            key=_key(sent, record_id, _standing(public, required), context, reader),
+            key=version,
             record_id=record_id,
             name=route.name,
             description=route.description,
@@ -155,9 +158,11 @@ def check_route(
         record_id=record_id,
         subject=complaints.subject,
         digest=hashlib.sha256(sent).digest(),
+        version=version,
         name=route.name,
         stat_name=route.stat_name or route.name,
         public=public,
+        access=access,
         route=checked,
         faults=tuple(complaints.faults),
         source=source,

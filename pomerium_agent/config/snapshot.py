@@ -261,6 +261,8 @@ class Access:
     """Who may use a route, and what is told of them. None means: as the settings say. By default, nobody may."""
 
     policy: RoutePolicy = NOBODY
+    also: RoutePolicy | None = None  # has to allow as well: of the faulty version that this one stands in for
+    also_of: str = ""  # a hash of that version
     client_ca: str | None = None  # PEM, instead of the settings'; empty: it cannot be read, so no certificate is good
     show_error_details: bool = False
     issuer_uri: bool | None = None

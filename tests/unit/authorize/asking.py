@@ -89,6 +89,7 @@ def question(
     host: str = HOST,
     scheme: str = "https",
     route_id: str = "r1",
+    checksum: str = "7",
     internal: bool = False,
     ip: str = "203.0.113.7",
     chain: str = "",
@@ -108,7 +109,7 @@ def question(
         http.headers.update(told)
     attributes.source.address.socket_address.address = ip
     attributes.context_extensions.update(
-        {"internal": "true" if internal else "false", "route_id": route_id, "route_checksum": "7"}
+        {"internal": "true" if internal else "false", "route_id": route_id, "route_checksum": checksum}
     )
     if chain:
         fields = attributes.metadata_context.filter_metadata["com.pomerium.client-certificate-info"].fields
