@@ -122,7 +122,7 @@ async def _serve(
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
-            open_spans(collector) as spans,
+            open_spans(collector, board.metrics) as spans,
         ):
             board.databroker = databroker
             ground = _Ground(

@@ -28,6 +28,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.runtime.waiting import first_of
 
 log = structlog.get_logger(__name__)
@@ -79,8 +80,16 @@ class Collector:
 class Spans:
     """Takes finished spans while there is a collector. `run` sends them."""
 
-    def __init__(self, collector: Latest[Collector | None], tls: ssl.SSLContext, roots: bytes) -> None:
+    def __init__(
+        self,
+        collector: Latest[Collector | None],
+        tls: ssl.SSLContext,
+        roots: bytes,
+        *,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.dropped = 0
+        self._metrics = metrics or Metrics()
         self._collector = collector
         self._tls = tls
         self._roots = roots
@@ -114,7 +123,7 @@ class Spans:
         if collector is None:
             return
         if len(self._queue) >= QUEUE:
-            self.dropped += 1
+            self._drop(1)
             return
         status = trace_pb2.Status.STATUS_CODE_ERROR if error else trace_pb2.Status.STATUS_CODE_UNSET
         limit = collector.value_limit
@@ -139,7 +148,7 @@ class Spans:
         """Send until cancelled."""
         async for collector in self._collector.follow():
             if collector is None:
-                self._queue.clear()
+                self._drop_waiting()
                 continue
             changed = self._another(collector)
             try:
@@ -166,10 +175,13 @@ class Spans:
         try:
             await send(_request(batch, collector))
         except (OSError, aiohttp.ClientError, aio.AioRpcError, TimeoutError, ValueError, _Refused) as error:
-            self.dropped += len(batch)
+            self._drop(len(batch))
             if not self._troubled and not collector.silent:
                 log.warning("spans cannot be sent", collector=urlsplit(collector.url).netloc, reason=_reason(error))
             self._troubled = True
+        except asyncio.CancelledError:  # in the middle of it: nobody knows whether they arrived
+            self._drop(len(batch))
+            raise
         else:
             if self._troubled and not collector.silent:
                 log.info("spans are sent again", dropped=self.dropped)
@@ -183,7 +195,15 @@ class Spans:
                 while self._queue:
                     await self._send(collector, send)
         except TimeoutError:
-            self.dropped += len(self._queue)
+            self._drop_waiting()
+
+    def _drop_waiting(self) -> None:
+        self._drop(len(self._queue))
+        self._queue.clear()
+
+    def _drop(self, spans: int) -> None:
+        self.dropped += spans
+        self._metrics.spans_dropped.inc(spans)
 
 
 class _Refused(Exception):  # an answer, which is no error of ours
