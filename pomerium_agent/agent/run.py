@@ -43,11 +43,12 @@ from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.handoff.keys import hosted_client_key
 from pomerium_agent.idp import Providers
 from pomerium_agent.runtime.clock import Clock, SystemClock
+from pomerium_agent.runtime.collector import Collector
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
-from pomerium_agent.runtime.spans import Collector, Spans
+from pomerium_agent.runtime.spans import Spans
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.sessions.access import AccessTracker, track_access
 from pomerium_agent.sessions.bearer import Bearers

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 from pomerium_agent.config import Compiled
 from pomerium_agent.config.tracing import Tracing
+from pomerium_agent.runtime.collector import Collector
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.metrics import Metrics
-from pomerium_agent.runtime.spans import Collector, Spans
+from pomerium_agent.runtime.spans import Spans
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.zero import tls_context, trusted_roots
 

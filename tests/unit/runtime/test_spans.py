@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from pomerium_agent.runtime.collector import Collector
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.metrics import Metrics
-from pomerium_agent.runtime.spans import QUEUE, Collector, Parent, Spans, parse_traceparent
+from pomerium_agent.runtime.spans import QUEUE, Parent, Spans, parse_traceparent
 
 PARENT = Parent(b"t" * 16, b"s" * 8)
 
