@@ -119,11 +119,11 @@ async def _serve(
             bootstrapped(link) as (storage, shared_secret),
             open_databroker(storage, clock, health, metrics=board.metrics, handover=handover) as databroker,
             _making_room(keeper, handover, board),
-            run_jobs(link, databroker.stores, replica="" if keeper.successor else None),
+            open_spans(collector, board.metrics) as spans,
+            run_jobs(link, databroker.stores, replica="" if keeper.successor else None, spans=spans),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
-            open_spans(collector, board.metrics) as spans,
         ):
             board.databroker = databroker
             ground = _Ground(

@@ -56,6 +56,7 @@ def collector_of(tracing: Tracing) -> Collector | None:
         timeout=target.timeout.total_seconds(),
         delay=tracing.schedule_delay.total_seconds(),
         batch=tracing.batch_size,
+        ratio=tracing.ratio,
         value_limit=tracing.value_limit,
         resource=tuple(sorted(told.items())),
         silent=tracing.log_level in ("error", "none"),

@@ -29,6 +29,7 @@ class Collector:
     timeout: float = 10.0
     delay: float = 5.0  # seconds in which spans are gathered
     batch: int = 512
+    ratio: float = 1.0  # of the traces that begin here
     value_limit: int | None = None
     resource: tuple[tuple[str, str], ...] = ()
     silent: bool = False  # trouble with sending is not told

@@ -42,6 +42,10 @@ class Parent(NamedTuple):
         """As W3C Trace Context has it, of a trace that is collected."""
         return f"00-{self.trace_id.hex()}-{self.span_id.hex()}-01"
 
+    def child(self) -> "Parent":
+        """A new span of the same trace, which may be the parent of others before it is over."""
+        return Parent(self.trace_id, os.urandom(8))
+
 
 def parse_traceparent(text: str) -> Parent | None:
     """The caller's span, if its trace is collected."""
@@ -77,6 +81,14 @@ class Spans:
         """Whether anybody wants spans."""
         return self._collector.value is not None
 
+    def root(self) -> Parent | None:
+        """What the first span of a new trace is part of, which is nothing; None when that trace is not collected."""
+        collector = self._collector.value
+        trace = os.urandom(16)
+        if collector is None or int.from_bytes(trace[8:]) >= collector.ratio * 2**64:
+            return None
+        return Parent(trace, b"")
+
     @property
     def waiting(self) -> tuple[trace_pb2.Span, ...]:
         """What has not been sent yet, oldest first."""
@@ -92,8 +104,12 @@ class Spans:
         error: str = "",
         link: Parent | None = None,
         server: bool = False,
+        own: Parent | None = None,
     ) -> None:
-        """A span that has just ended; `began` in nanoseconds since 1970. `link`: another trace, of the same matter."""
+        """A span that has just ended; `began` in nanoseconds since 1970. `link`: another trace, of the same matter.
+
+        `own`: what its children were told that it is.
+        """
         collector = self._collector.value
         if collector is None:
             return
@@ -106,7 +122,7 @@ class Spans:
             trace_pb2.Span(
                 trace_id=parent.trace_id,
                 parent_span_id=parent.span_id,
-                span_id=os.urandom(8),
+                span_id=(own or parent.child()).span_id,
                 name=name,
                 kind=trace_pb2.Span.SPAN_KIND_SERVER if server else trace_pb2.Span.SPAN_KIND_INTERNAL,
                 start_time_unix_nano=began,
