@@ -22,11 +22,11 @@ from pomerium_agent.agent.tracing import open_spans
 from pomerium_agent.agent.visitors import Ground, serve_visitors
 from pomerium_agent.databroker import HandOver, open_databroker
 from pomerium_agent.runtime.clock import SystemClock
+from pomerium_agent.runtime.collector import Collector
 from pomerium_agent.runtime.health import Health
 from pomerium_agent.runtime.keeper_link import KeeperLink, adopt_sockets, open_keeper_link
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.rerun import rerun_on_change
-from pomerium_agent.runtime.spans import Collector
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.sessions.access import track_access
 from pomerium_agent.sessions.live import open_sessions
@@ -91,11 +91,11 @@ async def _serve(
             bootstrapped(link) as (storage, shared_secret),
             open_databroker(storage, clock, health, metrics=board.metrics, handover=handover) as databroker,
             _making_room(keeper, handover, board),
-            run_jobs(link, databroker.stores, replica="" if keeper.successor else None),
+            open_spans(collector, board.metrics) as spans,
+            run_jobs(link, databroker.stores, replica="" if keeper.successor else None, spans=spans),
             open_sessions(databroker, clock, health) as sessions,
             track_access(databroker, clock) as access,
             open_outside() as outside,
-            open_spans(collector) as spans,
         ):
             board.databroker = databroker
             ground = Ground(

@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 
 from pomerium_agent.config import Compiled
 from pomerium_agent.config.tracing import Tracing
+from pomerium_agent.runtime.collector import Collector
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.runtime.spans import Collector, Spans
+from pomerium_agent.runtime.metrics import Metrics
+from pomerium_agent.runtime.spans import Spans
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.zero import tls_context, trusted_roots
 
@@ -16,10 +18,10 @@ SERVICE = "pomerium-agent"
 
 
 @asynccontextmanager
-async def open_spans(collector: Latest[Collector | None]) -> AsyncIterator[Spans]:
+async def open_spans(collector: Latest[Collector | None], metrics: Metrics) -> AsyncIterator[Spans]:
     """Take spans, and send them while the block runs; on the way out what is left has a moment to be sent."""
     roots = await asyncio.to_thread(trusted_roots)
-    spans = Spans(collector, tls_context(roots), roots)
+    spans = Spans(collector, tls_context(roots), roots, metrics=metrics)
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(spans.run(), name="spans")
         yield spans
@@ -54,6 +56,7 @@ def collector_of(tracing: Tracing) -> Collector | None:
         timeout=target.timeout.total_seconds(),
         delay=tracing.schedule_delay.total_seconds(),
         batch=tracing.batch_size,
+        ratio=tracing.ratio,
         value_limit=tracing.value_limit,
         resource=tuple(sorted(told.items())),
         silent=tracing.log_level in ("error", "none"),

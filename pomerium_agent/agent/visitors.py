@@ -37,9 +37,10 @@ from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.handoff.keys import hosted_client_key
 from pomerium_agent.idp import Providers
 from pomerium_agent.runtime.clock import Clock
+from pomerium_agent.runtime.collector import Collector
 from pomerium_agent.runtime.keeper_link import KeeperLink
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.runtime.spans import Collector, Spans
+from pomerium_agent.runtime.spans import Spans
 from pomerium_agent.runtime.version import full_version
 from pomerium_agent.sessions.access import AccessTracker
 from pomerium_agent.sessions.bearer import Bearers

@@ -42,6 +42,11 @@ _PAGES = (
     (pages.UNREACHABLE, ("LH", "NC", "NFCF", "OM", "UC", "UF", "UH", "UO", "UR", "URX")),
     (pages.OTHER, _ALL_FLAGS),
 )
+# Answers by their details, for want of a flag: Envoy sets that of rate limits only once it has answered, and these
+# timeouts have none.
+_LIMITED = "local_rate_limited"
+_LATE = "max_duration_timeout"  # the answer, by `timeout_write`
+_STALLED = "request_overall_timeout"  # the request, by `timeout_read`
 _FACTS = {"requestId": "%STREAM_ID%", "status": "%RESPONSE_CODE%", "statusText": "%RESPONSE_CODE_DETAILS%"}
 _Filter = accesslog_pb2.AccessLogFilter
 _Headers = list[base_pb2.HeaderValueOption]
@@ -56,15 +61,20 @@ def build_local_replies(settings: Settings) -> hcm_pb2.LocalReplyConfig:
 
 
 def _mappers(headers: _Headers, branding: Branding) -> Iterator[hcm_pb2.ResponseMapper]:
-    any_failure, unanswered, limited = _flags(_ALL_FLAGS), _unanswered(), _limited()
-    for failure in (any_failure, unanswered, limited):
+    any_failure, unanswered, limited = _flags(_ALL_FLAGS), _unanswered(), _details(_LIMITED)
+    late, stalled = _details(_LATE), _details(_STALLED)
+    for failure in (any_failure, unanswered, limited, late, stalled):
         yield _mapper(_both(failure, _wants("plain")), _json("text/plain; charset=UTF-8"), headers)
         yield _mapper(_both(failure, _wants("json")), _json("application/json; charset=UTF-8"), headers)
     for name, (code, flags) in _GRPC_CODES.items():
         yield _grpc(_flags(flags), name, code, headers)
     yield _grpc(unanswered, "UNAVAILABLE", 14, headers)
     yield _grpc(limited, "RESOURCE_EXHAUSTED", 8, headers)
+    for overdue in (late, stalled):
+        yield _grpc(overdue, "DEADLINE_EXCEEDED", 4, headers)
     yield _mapper(limited, _html(pages.TOO_MANY, branding), headers)
+    yield _mapper(late, _html(pages.TOO_SLOW, branding), headers)
+    yield _mapper(stalled, _html(pages.STALLED, branding), headers)
     for page, flags in _PAGES:
         yield _mapper(_flags(flags), _html(page, branding), headers)
     yield _mapper(unanswered, _html(pages.NO_DECISION, branding), headers)
@@ -105,10 +115,10 @@ def _not_answered() -> _Filter:
     return _Filter(metadata_filter=accesslog_pb2.MetadataFilter(matcher=said, match_if_key_not_found={"value": True}))
 
 
-def _limited() -> _Filter:
-    """A rate limit refused it. Envoy flags that only once it has answered, so that the flag cannot be asked for."""
-    said = cel_pb2.ExpressionFilter(expression='response.code_details == "local_rate_limited"')
-    return _Filter(extension_filter=accesslog_pb2.ExtensionFilter(name="limited", typed_config=any_of(said)))
+def _details(details: str) -> _Filter:
+    """What Envoy says of its answer, where there is no flag to ask for."""
+    said = cel_pb2.ExpressionFilter(expression=f'response.code_details == "{details}"')
+    return _Filter(extension_filter=accesslog_pb2.ExtensionFilter(name=details, typed_config=any_of(said)))
 
 
 def _wants(kind: str) -> _Filter:

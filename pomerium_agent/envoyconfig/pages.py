@@ -23,6 +23,10 @@ UNREACHABLE = Page(
     "It may be starting or restarting. Try again in a moment; nothing you did is lost here.",
 )
 TOO_SLOW = Page("The application took too long", "The request was given up. Try again, or ask for less at once.")
+STALLED = Page(
+    "The request took too long to arrive",
+    "Your connection may be slow, or was interrupted. Try again, or send less at once.",
+)
 TOO_MANY = Page("Too many requests", "Please wait a moment and try again. Nothing is wrong with your account.")
 NO_DECISION = Page(
     "Access cannot be checked right now", "Nobody is let in unchecked, so please wait a moment and try again."

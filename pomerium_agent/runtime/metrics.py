@@ -81,6 +81,11 @@ class Metrics:
             ("result",),
             registry=self.registry,
         )
+        self.spans_dropped = Counter(
+            "trace_spans_dropped",
+            "Spans of this agent that were not sent: too many at once, or the collector did not take them.",
+            registry=self.registry,
+        )
         self.tally = Tally()
         self.registry.register(self.tally)
         for result in ("success", "refused", "unavailable"):  # so that a rate has something to begin from

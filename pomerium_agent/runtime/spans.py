@@ -1,6 +1,6 @@
 """Spans of our own: made only for traces that somebody collects, and sent in the background, never in anybody's way.
 
-The wire is OTLP, over gRPC or HTTP. What does not fit into the queue, or cannot be sent, is dropped and counted.
+What does not fit into the queue, or cannot be sent, is dropped and counted.
 """
 
 import asyncio
@@ -8,34 +8,25 @@ import os
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from time import time_ns
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import aiohttp
-import grpc
 import structlog
-from grpc import aio
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from pomerium_agent.runtime.collector import FAILURES, Collector, Send, open_way, reason_of
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.runtime.waiting import first_of
 
 log = structlog.get_logger(__name__)
 
-_Send = Callable[[ExportTraceServiceRequest], Awaitable[None]]  # one open way to a collector
-
 QUEUE = 4096  # spans
-EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 LEAVING_SECONDS = 2.0  # for what is in the queue when we stop
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
@@ -51,6 +42,10 @@ class Parent(NamedTuple):
         """As W3C Trace Context has it, of a trace that is collected."""
         return f"00-{self.trace_id.hex()}-{self.span_id.hex()}-01"
 
+    def child(self) -> "Parent":
+        """A new span of the same trace, which may be the parent of others before it is over."""
+        return Parent(self.trace_id, os.urandom(8))
+
 
 def parse_traceparent(text: str) -> Parent | None:
     """The caller's span, if its trace is collected."""
@@ -61,26 +56,19 @@ def parse_traceparent(text: str) -> Parent | None:
     return parent if any(parent.trace_id) and any(parent.span_id) else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collector:
-    """Where spans go, and what is said with them. `headers` hold secrets."""
-
-    url: str
-    http: bool
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    timeout: float = 10.0
-    delay: float = 5.0  # seconds in which spans are gathered
-    batch: int = 512
-    value_limit: int | None = None
-    resource: tuple[tuple[str, str], ...] = ()
-    silent: bool = False  # trouble with sending is not told
-
-
 class Spans:
     """Takes finished spans while there is a collector. `run` sends them."""
 
-    def __init__(self, collector: Latest[Collector | None], tls: ssl.SSLContext, roots: bytes) -> None:
+    def __init__(
+        self,
+        collector: Latest[Collector | None],
+        tls: ssl.SSLContext,
+        roots: bytes,
+        *,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.dropped = 0
+        self._metrics = metrics or Metrics()
         self._collector = collector
         self._tls = tls
         self._roots = roots
@@ -92,6 +80,14 @@ class Spans:
     def on(self) -> bool:
         """Whether anybody wants spans."""
         return self._collector.value is not None
+
+    def root(self) -> Parent | None:
+        """What the first span of a new trace is part of, which is nothing; None when that trace is not collected."""
+        collector = self._collector.value
+        trace = os.urandom(16)
+        if collector is None or int.from_bytes(trace[8:]) >= collector.ratio * 2**64:
+            return None
+        return Parent(trace, b"")
 
     @property
     def waiting(self) -> tuple[trace_pb2.Span, ...]:
@@ -108,13 +104,17 @@ class Spans:
         error: str = "",
         link: Parent | None = None,
         server: bool = False,
+        own: Parent | None = None,
     ) -> None:
-        """A span that has just ended; `began` in nanoseconds since 1970. `link`: another trace, of the same matter."""
+        """A span that has just ended; `began` in nanoseconds since 1970. `link`: another trace, of the same matter.
+
+        `own`: what its children were told that it is.
+        """
         collector = self._collector.value
         if collector is None:
             return
         if len(self._queue) >= QUEUE:
-            self.dropped += 1
+            self._drop(1)
             return
         status = trace_pb2.Status.STATUS_CODE_ERROR if error else trace_pb2.Status.STATUS_CODE_UNSET
         limit = collector.value_limit
@@ -122,7 +122,7 @@ class Spans:
             trace_pb2.Span(
                 trace_id=parent.trace_id,
                 parent_span_id=parent.span_id,
-                span_id=os.urandom(8),
+                span_id=(own or parent.child()).span_id,
                 name=name,
                 kind=trace_pb2.Span.SPAN_KIND_SERVER if server else trace_pb2.Span.SPAN_KIND_INTERNAL,
                 start_time_unix_nano=began,
@@ -139,7 +139,7 @@ class Spans:
         """Send until cancelled."""
         async for collector in self._collector.follow():
             if collector is None:
-                self._queue.clear()
+                self._drop_waiting()
                 continue
             changed = self._another(collector)
             try:
@@ -154,22 +154,25 @@ class Spans:
                 return
 
     async def _send_to(self, collector: Collector) -> None:
-        async with _open(collector, self._tls, self._roots) as send:
+        async with open_way(collector, self._tls, self._roots) as send:
             while True:
                 await first_of(self._full.wait(), asyncio.sleep(collector.delay))
                 self._full.clear()
                 while self._queue:
                     await self._send(collector, send)
 
-    async def _send(self, collector: Collector, send: _Send) -> None:
+    async def _send(self, collector: Collector, send: Send) -> None:
         batch = [self._queue.popleft() for _ in range(min(collector.batch, len(self._queue)))]
         try:
             await send(_request(batch, collector))
-        except (OSError, aiohttp.ClientError, aio.AioRpcError, TimeoutError, ValueError, _Refused) as error:
-            self.dropped += len(batch)
+        except FAILURES as error:
+            self._drop(len(batch))
             if not self._troubled and not collector.silent:
-                log.warning("spans cannot be sent", collector=urlsplit(collector.url).netloc, reason=_reason(error))
+                log.warning("spans cannot be sent", collector=urlsplit(collector.url).netloc, reason=reason_of(error))
             self._troubled = True
+        except asyncio.CancelledError:  # in the middle of it: nobody knows whether they arrived
+            self._drop(len(batch))
+            raise
         else:
             if self._troubled and not collector.silent:
                 log.info("spans are sent again", dropped=self.dropped)
@@ -179,66 +182,19 @@ class Spans:
         if not self._queue:
             return
         try:
-            async with asyncio.timeout(LEAVING_SECONDS), _open(collector, self._tls, self._roots) as send:
+            async with asyncio.timeout(LEAVING_SECONDS), open_way(collector, self._tls, self._roots) as send:
                 while self._queue:
                     await self._send(collector, send)
         except TimeoutError:
-            self.dropped += len(self._queue)
+            self._drop_waiting()
 
+    def _drop_waiting(self) -> None:
+        self._drop(len(self._queue))
+        self._queue.clear()
 
-class _Refused(Exception):  # an answer, which is no error of ours
-    """The collector answered something else than 2xx."""
-
-
-class _OverHttp:
-    def __init__(self, collector: Collector, http: aiohttp.ClientSession) -> None:
-        self._collector = collector
-        self._http = http
-
-    async def __call__(self, request: ExportTraceServiceRequest) -> None:
-        headers = {**dict(self._collector.headers), "content-type": "application/x-protobuf"}
-        async with self._http.post(
-            self._collector.url,
-            data=request.SerializeToString(),
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(total=self._collector.timeout),
-            allow_redirects=False,
-        ) as response:
-            if not 200 <= response.status < 300:
-                raise _Refused(f"it answered {response.status}")
-
-
-class _OverGrpc:
-    def __init__(self, collector: Collector, channel: aio.Channel) -> None:
-        self._collector = collector
-        self._export = channel.unary_unary(
-            EXPORT,
-            request_serializer=ExportTraceServiceRequest.SerializeToString,
-            response_deserializer=ExportTraceServiceResponse.FromString,
-        )
-
-    async def __call__(self, request: ExportTraceServiceRequest) -> None:
-        await self._export(request, metadata=self._collector.headers, timeout=self._collector.timeout)
-
-
-@asynccontextmanager
-async def _open(collector: Collector, tls: ssl.SSLContext, roots: bytes) -> AsyncIterator[_Send]:
-    if collector.http:
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, limit=1), cookie_jar=aiohttp.DummyCookieJar()
-        ) as http:
-            yield _OverHttp(collector, http)
-        return
-    parts = urlsplit(collector.url)
-    secure = parts.scheme == "https"
-    target = parts.netloc if parts.port is not None else f"{parts.netloc}:{443 if secure else 80}"
-    if secure:
-        credentials = grpc.ssl_channel_credentials(root_certificates=roots)
-        channel = aio.secure_channel(f"dns:{target}", credentials)
-    else:
-        channel = aio.insecure_channel(f"dns:{target}")
-    async with channel:
-        yield _OverGrpc(collector, channel)
+    def _drop(self, spans: int) -> None:
+        self.dropped += spans
+        self._metrics.spans_dropped.inc(spans)
 
 
 def _request(spans: list[trace_pb2.Span], collector: Collector) -> ExportTraceServiceRequest:
@@ -253,9 +209,3 @@ def _value(value: str | int | bool, limit: int | None) -> AnyValue:  # a value, 
     if isinstance(value, int):
         return AnyValue(int_value=value)
     return AnyValue(string_value=value[:limit])
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
-    return str(error) or type(error).__name__

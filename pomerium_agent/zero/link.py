@@ -18,6 +18,7 @@ from pomerium_agent.runtime.health import BUNDLES, Check, Health
 from pomerium_agent.runtime.latest import Latest
 from pomerium_agent.runtime.metrics import Metrics
 from pomerium_agent.runtime.rerun import rerun_on_change
+from pomerium_agent.runtime.spans import Spans
 from pomerium_agent.runtime.supervisor import supervise
 from pomerium_agent.settings import Secret, Settings
 from pomerium_agent.zero.active_users import count_active_users
@@ -171,11 +172,14 @@ async def _run_with_each_token(
 
 
 @asynccontextmanager
-async def run_jobs(link: Link, stores: Latest[Backend], *, replica: str | None = None) -> AsyncIterator[None]:
+async def run_jobs(
+    link: Link, stores: Latest[Backend], *, replica: str | None = None, spans: Spans | None = None
+) -> AsyncIterator[None]:
     """Run what a replica does for its control plane: reports, and under the lease what one replica does for all (Z-30).
 
     The leased jobs work in one store of records at a time; another one begins them anew (Z-25). The lease is held under
     the name of this `replica`, which all its agents use, unless told otherwise; under none of them when it is empty.
+    `spans` takes those of bringing the configuration in.
 
     Leaving the block stops the leased jobs, gives the lease back, and sends the last reports (Z-64).
     """
@@ -186,7 +190,7 @@ async def run_jobs(link: Link, stores: Latest[Backend], *, replica: str | None =
                 group.create_task(
                     link.standing.while_welcome(lambda: link.telemetry.run(link.events.telemetry_requests))
                 ),
-                group.create_task(link.standing.while_welcome(lambda: _run_leased_jobs(link, stores, replica))),
+                group.create_task(link.standing.while_welcome(lambda: _run_leased_jobs(link, stores, replica, spans))),
                 group.create_task(_watch_filled(link, stores)),
             ]
             yield
@@ -197,7 +201,7 @@ async def run_jobs(link: Link, stores: Latest[Backend], *, replica: str | None =
             await link.reporter.flush()
 
 
-async def _run_leased_jobs(link: Link, stores: Latest[Backend], replica: str | None) -> None:
+async def _run_leased_jobs(link: Link, stores: Latest[Backend], replica: str | None, spans: Spans | None) -> None:
     """Under one bootstrap config after the other: a new one ends the jobs and begins them anew (Z-25)."""
     holder = Holder(link.identity.instance if replica is None else replica)
 
@@ -214,6 +218,7 @@ async def _run_leased_jobs(link: Link, stores: Latest[Backend], replica: str | N
             clock=link.clock,
             filled=link.filled,
             missed=link.missed,
+            spans=spans,
         )
 
         async def reconcile() -> None:

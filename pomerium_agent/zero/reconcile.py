@@ -23,6 +23,11 @@ class Difference:
         """Whether nothing has to change."""
         return not (self.additions or self.modifications or self.deletions)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many records are to be added, modified and deleted."""
+        return {"added": len(self.additions), "modified": len(self.modifications), "deleted": len(self.deletions)}
+
 
 def difference(current: Iterable[Record], wanted: Iterable[Record]) -> Difference:
     """The exact sets to add, modify and delete (Z-38); data is compared by type URL and bytes. Sorted by type and id.

@@ -17,10 +17,12 @@ from pomerium_agent.runtime.backoff import Backoff, loop
 from pomerium_agent.runtime.clock import Clock
 from pomerium_agent.runtime.health import Health, bundle_check
 from pomerium_agent.runtime.latest import Latest
+from pomerium_agent.runtime.spans import Spans
 from pomerium_agent.zero.api import ClusterApi
 from pomerium_agent.zero.bundles import Downloaded, Downloader, Unchanged
 from pomerium_agent.zero.nudge import Schedule
 from pomerium_agent.zero.reconcile import Difference, difference, put_requests, types_of
+from pomerium_agent.zero.traced import UNTRACED, Step, trace
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,7 @@ class Reconciler:
         clock: Clock,
         filled: Latest[bool] | None = None,
         missed: Latest[bool] | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._api = api
         self._downloader = downloader
@@ -57,6 +60,7 @@ class Reconciler:
         self._clock = clock
         self._filled = filled or Latest(False)
         self._missed = missed or Latest(False)
+        self._spans = spans
         self._listed: tuple[str, ...] = ()
         self._pending: tuple[str, ...] = ()
         # Metadata of bundles, and the ETag they came with, to be reported again after a 304 (W10). While another
@@ -81,14 +85,19 @@ class Reconciler:
         listed = False
         while True:
             try:
-                if not listed:
-                    schedule.begin()
-                    self._listed = self._pending = await self._api.bundle_ids()
-                    listed = True
-                    if not self._listed:  # which is an answer, and removes what there was (W11)
-                        log.warning("the control plane lists no bundles for this cluster: there is nothing to serve")
-                await self._sync_pending()
-                await self._remove_vanished(set(self._listed))  # last: another bundle may hold the same by now
+                with trace(self._spans, "sync") as whole:
+                    if not listed:
+                        schedule.begin()
+                        with whole.part("list bundles") as step:
+                            self._listed = self._pending = await self._api.bundle_ids()
+                            step.tell({"pomerium.bundles": len(self._listed)})
+                        listed = True
+                        if not self._listed:  # which is an answer, and removes what there was (W11)
+                            log.warning(
+                                "the control plane lists no bundles for this cluster: there is nothing to serve"
+                            )
+                    await self._sync_pending(whole)
+                    await self._remove_vanished(set(self._listed))  # last: another bundle may hold the same by now
             except Retryable as error:
                 if not self._missed.value:
                     self._missed.set(True)
@@ -100,14 +109,15 @@ class Reconciler:
             else:
                 return
 
-    async def _sync_pending(self) -> None:
+    async def _sync_pending(self, whole: Step) -> None:
         """Try each pending bundle once; those that failed stay pending, and raise at the end."""
         failed: list[str] = []
         missing = False
         retry_after = 0.0
         for bundle_id in self._pending:
             try:
-                await self.sync(bundle_id)
+                with whole.part("bundle") as step:
+                    await self.sync(bundle_id, step)
             except (Retryable, ConfigRejected) as error:
                 failed.append(bundle_id)
                 self._health.failed(bundle_check(bundle_id), str(error))
@@ -131,15 +141,20 @@ class Reconciler:
         self._holds_some = self._holds_some or there
         return there
 
-    async def sync(self, bundle_id: str) -> None:
+    async def sync(self, bundle_id: str, step: Step = UNTRACED) -> None:
         """One bundle: fetch what is new, apply it, and remember it only then (Z-40)."""
+        step.tell({"pomerium.bundle_id": bundle_id})
         entry = await self._entry(bundle_id)
-        answer = await self._downloader.fetch(bundle_id, None if bundle_id in self._unfinished else entry)
+        with step.part("download"):
+            answer = await self._downloader.fetch(bundle_id, None if bundle_id in self._unfinished else entry)
+        step.tell({"pomerium.bundle_changed": isinstance(answer, Downloaded)})
         if isinstance(answer, Unchanged):
             assert entry is not None  # noqa: S101  # only who has one is told that it did not change
             etag, metadata = entry.etag, await self._still_in_force(bundle_id, entry, answer)
         else:
-            await self._apply(bundle_id, entry, answer)
+            step.tell({"pomerium.records": len(answer.records)})
+            with step.part("apply") as applying:
+                applying.tell(await self._apply(bundle_id, entry, answer))
             etag, metadata = answer.etag, dict(answer.metadata)
         self._metadata[bundle_id] = etag, metadata
         self._health.running(bundle_check(bundle_id), **metadata)  # Z-44
@@ -161,7 +176,8 @@ class Reconciler:
             log.info("bundle metadata unknown", bundle=bundle_id, reason=str(error))
             return {}
 
-    async def _apply(self, bundle_id: str, entry: CacheEntry | None, bundle: Downloaded) -> None:
+    async def _apply(self, bundle_id: str, entry: CacheEntry | None, bundle: Downloaded) -> dict[str, int]:
+        """How much of what was done."""
         types = types_of(bundle.records)
         if CACHE_ENTRY_TYPE in types:
             raise ConfigRejected(f"the bundle holds records of type {CACHE_ENTRY_TYPE}, which only replicas write")
@@ -172,14 +188,8 @@ class Reconciler:
         newest = CacheEntry(etag=bundle.etag, last_modified=bundle.last_modified, record_types=types)
         await self._remember(bundle_id, newest)
         self._unfinished.discard(bundle_id)
-        log.info(
-            "bundle applied",
-            bundle=bundle_id,
-            records=len(bundle.records),
-            added=len(change.additions),
-            modified=len(change.modifications),
-            deleted=len(change.deletions),
-        )
+        log.info("bundle applied", bundle=bundle_id, records=len(bundle.records), **change.counts)
+        return {f"pomerium.records_{what}": count for what, count in change.counts.items()}
 
     async def _entry(self, bundle_id: str) -> CacheEntry | None:
         """What we have of the bundle, read anew each time: another replica may have brought it in."""

@@ -140,6 +140,8 @@ async def test_one_request_is_one_trace_from_the_visitor_to_the_upstream(
 ) -> None:
     """Envoy's span, below it the agent's decision and the way to the upstream, and nobody's query or session in them.
 
+    At last the agent brings in another configuration, which is a trace too.
+
     Switched on while all goes on, with headers for the collector; over gRPC, and over HTTP by the settings of traces
     alone: routes 1.7 (121, 123, 125, 126, 127, 128, 129, 130, 131, 134, 135).
     """
@@ -160,7 +162,7 @@ async def test_one_request_is_one_trace_from_the_visitor_to_the_upstream(
             await asyncio.gather(*(world.get(replica, "private", headers=JSON) for _ in range(10)))
 
             async def all_there() -> bool:
-                ours = sum(whose == "pomerium-agent" for whose, _ in collector.spans)
+                ours = sum(span.name == "authorize" for _, span in collector.spans)
                 return bool(collector.of("Envoy", public) and collector.of("pomerium-agent", asked) and ours == 11)
 
             await eventually("the spans are there", all_there)
@@ -170,6 +172,13 @@ async def test_one_request_is_one_trace_from_the_visitor_to_the_upstream(
 
             await eventually("and Envoy's of the denied request", envoys_too)
             assert (await replica.pids())["envoy"] == envoy
+
+            await world.apply(HELLO, settings=settings(port, http=http))
+
+            async def brought_in() -> bool:
+                return any(span.name == "sync" for _, span in collector.spans)
+
+            await eventually("the next configuration is brought in, and traced", brought_in)
 
     assert denied.status == 401
     (decision,) = collector.of("pomerium-agent", asked)
@@ -190,6 +199,10 @@ async def test_one_request_is_one_trace_from_the_visitor_to_the_upstream(
     assert all(len(item.value.string_value) <= 64 for item in decision.attributes)
     assert "planted-secret" not in collector.texts()
     assert max(size for service, size in collector.batches if service == "pomerium-agent") == 3
+    sync = next(span for _, span in collector.spans if span.name == "sync")
+    steps = {span.name: span for span in collector.of("pomerium-agent", sync.trace_id)}
+    assert steps.keys() >= {"list bundles", "bundle", "download", "sync"}
+    assert steps["bundle"].parent_span_id == sync.span_id
     team = "100% edge" if http else "the edge"
     assert collector.headers.keys() == {("Envoy", team), ("pomerium-agent", team)}
     assert all(resource["service.namespace"] == "here" for resource in collector.resources)
@@ -210,7 +223,7 @@ async def test_what_nobody_collects_is_not_traced_and_a_visitor_cannot_change_th
 
             async def one_is_there() -> bool:
                 await world.get(replica, "private", headers=JSON)
-                return bool(collector.spans)
+                return any(span.name == "authorize" for _, span in collector.spans)
 
             await eventually("the others are collected", one_is_there)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.fakes.upstream import serve_upstream
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 JSON = [("Accept", "application/json")]
+HTML = [("Accept", "text/html")]
 ONE_WORKER = {"ENVOY_CONCURRENCY": "1"}  # each may have a connection, whatever the breaker says
 ALONE = {"max_connections": 1, "max_pending_requests": 1}
 FAILS_ONCE = {
@@ -24,8 +26,14 @@ FAILS_ONCE = {
 }
 
 
+async def never_ends() -> AsyncIterator[bytes]:
+    """A body that begins; the visitor who sends it hangs up when it is answered."""
+    yield b"so far"
+    await asyncio.Event().wait()
+
+
 async def test_breakers_break_ejected_endpoints_rest_and_no_answer_takes_longer_than_it_may() -> None:
-    """R-27, routes 1.2 (73, 76), 1.7 (12, 140): the route's breakers over the settings' own, field by field."""
+    """R-18, R-27, routes 1.2 (73, 76), 1.7 (11, 12, 140): a route's breakers over those of the settings, by field."""
     async with serve_upstream("one") as one, serve_upstream("two") as two:
         wide = {"max_connections": 10, "max_pending_requests": 10}
         routes = (
@@ -84,7 +92,11 @@ async def test_breakers_break_ejected_endpoints_rest_and_no_answer_takes_longer_
             others = Counter([(await visitor.ask("plain.DOMAIN", "/state")).status for _ in range(20)])
             assert others == {200: 10, 503: 10}
 
-            await stage.apply(*routes, settings=settings(timeout_write="1s"))
+            await stage.apply(*routes, settings=settings(timeout_write="1s", timeout_read="0.5s"))
             async with visit(stage.world, stage.replica) as another:  # open connections keep their old listener
                 late = await another.ask("wide.DOMAIN", "/slow", headers=JSON)
-            assert (late.status, late.text) == (504, "downstream duration timeout")
+                page = await another.ask("wide.DOMAIN", "/slow", headers=HTML)
+                stalled = await another.ask("wide.DOMAIN", "/slow", method="POST", headers=JSON, data=never_ends())
+            assert (late.status, late.said["statusText"]) == (504, "max_duration_timeout")
+            assert (page.status, "The application took too long" in page.text) == (504, True)
+            assert (stalled.status, stalled.said["statusText"]) == (408, "request_overall_timeout")

@@ -9,8 +9,9 @@ import pytest
 from pomerium_agent.authorize.traced import traced
 from pomerium_agent.envoyconfig.tracing import TRACE_HEADER
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from pomerium_agent.runtime.collector import Collector
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.runtime.spans import Collector, Spans
+from pomerium_agent.runtime.spans import Spans
 
 COLLECTED = "00000000-0000-9000-8000-000000000000"
 NOT_COLLECTED = "00000000-0000-4000-8000-000000000000"

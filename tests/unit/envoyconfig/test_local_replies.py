@@ -11,7 +11,7 @@ from tests.fakes.snapshots import snapshot
 
 _FLAGS = "DC DF DI DO DPE DT FI IH LH LR NC NFCF NR OM RFCF RL RLSE SI UC UF UH UMSDR UO UPE UR URX UT"
 ALL_FLAGS = set(_FLAGS.split())
-PAGES = [pages.NOT_FOUND, pages.UNREACHABLE, pages.TOO_SLOW, pages.NO_DECISION, pages.OTHER]
+PAGES = [pages.NOT_FOUND, pages.UNREACHABLE, pages.TOO_SLOW, pages.STALLED, pages.NO_DECISION, pages.OTHER]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.title)
@@ -99,18 +99,28 @@ def test_grpc_clients_get_a_status_that_fits(flag: str, code: int) -> None:
     assert {h.header.value for h in mapper.headers_to_add if h.header.key == "grpc-status"} == {str(code)}
 
 
-def test_who_is_over_a_limit_is_told_so_in_the_words_of_the_client() -> None:
-    """Before the mappers by flag: at that moment Envoy has not set one."""
-    limited = [
+@pytest.mark.parametrize(
+    ("details", "grpc_status", "title"),
+    [
+        ("local_rate_limited", "8", "Too many requests"),
+        ("max_duration_timeout", "4", "The application took too long"),
+        ("request_overall_timeout", "4", "The request took too long to arrive"),
+    ],
+)
+def test_what_envoy_has_no_flag_for_is_told_in_the_words_of_the_client(
+    details: str, grpc_status: str, title: str
+) -> None:
+    """R-18: a limit, which is flagged only once it was answered, and timeouts of the connection manager."""
+    found = [
         mapper
         for mapper in build_local_replies(snapshot().settings).mappers
-        if any(p.HasField("extension_filter") for p in (mapper.filter, *mapper.filter.and_filter.filters))
+        if any(p.extension_filter.name == details for p in (mapper.filter, *mapper.filter.and_filter.filters))
     ]
 
-    kinds = [mapper.body_format_override.content_type.partition(";")[0] for mapper in limited]
+    kinds = [mapper.body_format_override.content_type.partition(";")[0] for mapper in found]
     assert kinds == ["text/plain", "application/json", "application/grpc+json", "text/html"]
-    assert ("grpc-status", "8") in {(h.header.key, h.header.value) for h in limited[2].headers_to_add}
-    assert "Too many requests" in limited[3].body_format_override.text_format_source.inline_string
+    assert ("grpc-status", grpc_status) in {(h.header.key, h.header.value) for h in found[2].headers_to_add}
+    assert title in found[3].body_format_override.text_format_source.inline_string
 
 
 def test_answers_carry_the_headers_of_every_answer() -> None:

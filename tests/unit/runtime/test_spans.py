@@ -10,8 +10,10 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from pomerium_agent.runtime.collector import Collector
 from pomerium_agent.runtime.latest import Latest
-from pomerium_agent.runtime.spans import QUEUE, Collector, Parent, Spans, parse_traceparent
+from pomerium_agent.runtime.metrics import Metrics
+from pomerium_agent.runtime.spans import QUEUE, Parent, Spans, parse_traceparent
 
 PARENT = Parent(b"t" * 16, b"s" * 8)
 
@@ -21,6 +23,8 @@ class Receiver:
         self.names: list[str] = []
         self.batches: list[int] = []
         self.status = 200
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.news = asyncio.Condition()
         self.port = 0
 
@@ -32,6 +36,7 @@ class Receiver:
             if self.status == 200:
                 self.names += [span.name for span in spans]
             self.news.notify_all()
+        await self.answers.wait()
         return web.Response(status=self.status)
 
     async def until(self, names: int) -> None:
@@ -57,12 +62,18 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 
 @asynccontextmanager
-async def running(collector: Latest[Collector | None]) -> AsyncIterator[Spans]:
-    spans = Spans(collector, ssl.create_default_context(), b"")
+async def running(collector: Latest[Collector | None], metrics: Metrics | None = None) -> AsyncIterator[Spans]:
+    spans = Spans(collector, ssl.create_default_context(), b"", metrics=metrics)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(spans.run())
         yield spans
         task.cancel()
+
+
+def dropped(metrics: Metrics) -> float:
+    """As a control plane or a scraper reads it."""
+    (line,) = [line for line in metrics.text().splitlines() if line.startswith(b"trace_spans_dropped_total ")]
+    return float(line.split()[1])
 
 
 def add(spans: Spans, name: str) -> None:
@@ -110,7 +121,8 @@ async def test_without_a_collector_there_are_none_and_one_may_come_and_go() -> N
 
 
 async def test_a_collector_that_refuses_loses_spans_and_nothing_else() -> None:
-    async with receiving() as receiver, running(Latest(receiver.collector())) as spans:
+    metrics = Metrics()
+    async with receiving() as receiver, running(Latest(receiver.collector()), metrics) as spans:
         receiver.status = 503
         add(spans, "lost")
         async with asyncio.timeout(10), receiver.news:
@@ -121,16 +133,38 @@ async def test_a_collector_that_refuses_loses_spans_and_nothing_else() -> None:
 
         assert receiver.names == ["found"]
         assert spans.dropped == 1
+        assert dropped(metrics) == 1
+
+
+async def test_spans_under_way_when_the_collector_changes_count_as_dropped() -> None:
+    """Nobody knows whether they arrived; those that still wait go to the next collector."""
+    metrics = Metrics()
+    collector: Latest[Collector | None] = Latest(None)
+    async with receiving() as receiver, running(collector, metrics) as spans:
+        receiver.answers.clear()
+        collector.set(receiver.collector(batch=2))
+        for name in ("a", "b", "c"):
+            add(spans, name)
+        await receiver.until(2)
+        receiver.answers.set()
+        collector.set(receiver.collector(batch=3))
+        await receiver.until(3)
+
+        assert receiver.batches == [2, 1]
+        assert dropped(metrics) == 2
 
 
 async def test_the_queue_has_an_end() -> None:
-    spans = Spans(Latest(Collector(url="http://127.0.0.1:1", http=True)), ssl.create_default_context(), b"")
+    metrics = Metrics()
+    collector = Collector(url="http://127.0.0.1:1", http=True)
+    spans = Spans(Latest(collector), ssl.create_default_context(), b"", metrics=metrics)
 
     for _ in range(QUEUE + 5):
         add(spans, "x")
 
     assert len(spans.waiting) == QUEUE
     assert spans.dropped == 5
+    assert dropped(metrics) == 5
 
 
 @pytest.mark.parametrize(
