@@ -109,6 +109,7 @@ LOGIN = Decision(
 )
 NOT_FOUND = _denied(404, ROUTE_NOT_FOUND)
 DENIED = _denied(403, "no-rule-answered")
+UNREADABLE = _denied(400, "path-unreadable")
 REFUSED = {400: _denied(400, BAD_CREDENTIALS), 403: _denied(403, BAD_CREDENTIALS)}
 
 
@@ -132,6 +133,15 @@ def no_such_route(case: Case) -> Decision | None:
     return NOT_FOUND if case.route is None else None
 
 
+def unreadable_path(case: Case) -> Decision | None:
+    """A deny for `/admin` says nothing of `/admin/%zz`, which an upstream may well take for a page of it."""
+    question, route = case.question, case.route
+    if route is None or not question.raw_path or question.path:
+        return None
+    asked = any("path" in policy.reads for policy in (route.policy, *route.also))
+    return UNREADABLE if asked else None
+
+
 def policy_says(case: Case) -> Decision | None:
     """The order of authorize 7, exactly (A-12)."""
     if case.route is None:
@@ -152,7 +162,7 @@ def policy_says(case: Case) -> Decision | None:
     return Decision(kind=found.kind, reasons=found.reasons, status=found.status, message=message, verdict=verdict)
 
 
-RULES: tuple[Rule, ...] = (bad_credentials, internal_route, no_such_route, policy_says)
+RULES: tuple[Rule, ...] = (bad_credentials, internal_route, no_such_route, unreadable_path, policy_says)
 
 
 def decide(case: Case) -> Decision:

@@ -14,13 +14,14 @@ def sort_key(
 
     Wildcard hosts share one virtual host, and there the one with more literal characters comes first, so that
     `*.z.example.com` is not shadowed by `*.example.com` (routes 3.6). Then: from ascending, path descending,
-    regex priority descending and unset last, regex descending, prefix descending, id ascending.
+    regex priority descending and unset last, regex descending, prefix descending, id ascending. `from` counts as what
+    it means and not as it is spelled, or a public route of `https://app` would go before `/admin` of `https://app/`.
     """
     wildcard = source.wildcard
     return (
         int(wildcard),
         -len(source.host.replace("*", "")) if wildcard else 0,
-        source.url,
+        source.origin,
         _descending(path),
         int(regex_priority is None),
         -(regex_priority or 0),

@@ -38,12 +38,13 @@ def no_more_open(before: Route, access: Access, *, public: bool, version: str) -
     """
     mine = before.access
     client_ca = access.client_ca or mine.client_ca  # with one that cannot be read nothing could be judged
-    if client_ca == mine.client_ca and (
-        mine.also_of == version or (public and before.public) or (access.policy == mine.policy and mine.also is None)
-    ):
-        return before
-    stricter = replace(mine, also=access.policy, also_of=version, client_ca=client_ca)
     public = public and before.public
+    same = public or mine.also_of == version or (mine.also is None and access.policy == mine.policy)
+    if same and client_ca == mine.client_ca and public == before.public:
+        return before
+    stricter = replace(mine, client_ca=client_ca)
+    if not same:
+        stricter = replace(stricter, also=access.policy, also_of=version)
     return replace(before, access=stricter, public=public, key=_key("no-more-open", before.key, version))
 
 

@@ -1,5 +1,6 @@
 """How rate limits are read: of a route, and of the pages of logging in."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from pomerium_agent.config.complaints import Complaints, Unusable
@@ -40,6 +41,16 @@ def parse_route_limit(route: config_pb2.Route, complaints: Complaints) -> RateLi
             "rate_limit", "nobody says who they are on a public route", "set key to client_address or route"
         )
     return limit
+
+
+def count_by_address(limit: RateLimit, complaints: Complaints) -> RateLimit:
+    """A limit by user of a route whose policies let everybody in: all who did not log in would be one user."""
+    complaints.warn(
+        "rate_limit",
+        "the policies of the route let everybody in, so that nobody has to say who they are; addresses are counted",
+        "set key to client_address or route",
+    )
+    return replace(limit, key=RateKey.CLIENT_ADDRESS)
 
 
 def parse_login_limit(limit: config_pb2.RateLimit) -> RateLimit | None:

@@ -15,13 +15,15 @@ from pomerium_agent.config.kubernetes import (
     is_kubernetes,
     parse_kubernetes_token,
 )
+from pomerium_agent.config.limit import RateKey
 from pomerium_agent.config.order import SortKey
-from pomerium_agent.config.rate_limits import parse_route_limit
+from pomerium_agent.config.rate_limits import count_by_address, parse_route_limit
 from pomerium_agent.config.rewrites import parse_match
 from pomerium_agent.config.route_login import check_login, check_whitelists
 from pomerium_agent.config.route_names import from_of, place_of, route_id, subject_of
 from pomerium_agent.config.snapshot import NO_SECRET, Access, Fault, Kind, Match, MatchKind, Route, Source
 from pomerium_agent.config.support import check_support
+from pomerium_agent.config.templates import asks_who
 from pomerium_agent.config.upstream_tls import ReadFile, parse_downstream_ca
 from pomerium_agent.config.urls import ascii_host, display, parse_source
 from pomerium_agent.pb.pomerium import config_pb2
@@ -124,7 +126,11 @@ def check_route(
         token = parse_kubernetes_token(route, reader, complaints)
         if not token and reader is not None:
             access = replace(access, policy=RoutePolicy(closed=TOKEN_MISSING))
-    public = admits_everybody(access.policy) and not kubernetes and not audience
+    everybody = admits_everybody(access.policy)
+    # Whoever is let in anyway has to be asked about where a header tells who they are (routes 1.2: 22).
+    public = everybody and not kubernetes and not audience and not asks_who(set_request_headers.values())
+    if everybody and serves and rate_limit is not None and rate_limit.key is RateKey.USER:
+        rate_limit = count_by_address(rate_limit, complaints)
     version = _key(sent, record_id, _standing(public, required), context, reader)
     checked = None
     if serves and source is not None and match is not None:

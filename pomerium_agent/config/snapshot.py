@@ -48,6 +48,8 @@ class Fault:
 
 # --- where requests come from ---------------------------------------------------------------------
 
+_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
+
 
 class Kind(Enum):
     """What a `from` URL asks for."""
@@ -71,6 +73,12 @@ class Source:
     @property
     def wildcard(self) -> bool:
         return "*" in self.host
+
+    @property
+    def origin(self) -> str:
+        """What two spellings of one `from` have in common."""
+        own = self.port is None or self.port == _PORTS.get(self.scheme)
+        return " ".join((f"{self.scheme}://{self.host}{'' if own else f':{self.port}'}", *self.targets))
 
 
 class MatchKind(Enum):

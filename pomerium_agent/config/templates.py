@@ -6,6 +6,7 @@ nobody authenticated, Envoy; for others, the authorization service.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -36,6 +37,12 @@ def parse_template(template: str) -> tuple[str | Reference, ...]:
             parts.append(Reference(_path(token["long"] or token["short"] or "")))
     parts.append(template[end:])
     return tuple(part for part in parts if part != "")
+
+
+def asks_who(templates: Iterable[str]) -> bool:
+    """Whether any of them needs to know who makes the request, and not only what it is."""
+    references = (part for each in templates for part in parse_template(each) if isinstance(part, Reference))
+    return any(part.path[:1] == ("pomerium",) and part.path[1:2] != ("request",) for part in references)
 
 
 def _path(steps: str) -> tuple[str, ...]:

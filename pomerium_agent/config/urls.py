@@ -201,7 +201,10 @@ def _target(text: str) -> str:
     parts, port = _split(f"target://{text}")
     if port is None:
         raise Unusable(f"the target {shown(text)} has no port", "write it as host:port")
-    return f"{_host(parts, text)}:{port}"
+    host = _host(parts, text)
+    if "*" in host:  # which Envoy would take for every host with that port
+        raise Unusable(f"the target {shown(text)} has a wildcard", "name the host that the tunnel leads to")
+    return f"{host}:{port}"
 
 
 def _weight(text: str) -> int:

@@ -135,6 +135,8 @@ def service_host(url: str) -> str:
         raise Unusable(f"{shown(display(url))} is not a URL", "write it as https://host") from None
     if parts.scheme not in ("http", "https"):
         raise Unusable(f"{shown(display(url))} begins with neither http:// nor https://", "write it as https://host")
+    if "*" in host:
+        raise Unusable(f"{shown(display(url))} has a wildcard in its host", "name one host")
     return host if port in (None, 443 if parts.scheme == "https" else 80) else f"{host}:{port}"
 
 

@@ -141,7 +141,7 @@ async def test_headers_have_their_precedence(tmp_path: Path, free_port: Callable
         "X-Static": "100%",
         "X-Agent": 'via ${pomerium.request.headers["User-Agent"]}',
         "X-Missing": '<${pomerium.request.headers["X-Nobody"]}>',
-        "Authorization": "${pomerium.jwt}",
+        "Authorization": '${pomerium.request.headers["X-Nobody"]}',
         "X-Gone": "set",
     }
 

@@ -69,6 +69,17 @@ async def test_a_question_waits_for_the_first_rules_of_an_agent_that_has_just_be
         assert Answer(await waiting).allowed
 
 
+@pytest.mark.parametrize("path", ["/admin/%zz", "/admin/%ff", "/admin/%"])
+async def test_a_path_that_cannot_be_read_gets_past_no_policy_that_reads_it(path: str) -> None:
+    """P-16: a deny for /admin would see no path at all."""
+    guarded = '[{"deny": {"and": [{"http_path": {"starts_with": "/admin"}}]}, "allow": {"and": [{"accept": true}]}}]'
+    async with room(with_route(route(guarded))) as here:
+        assert here.ask("/public", headers=cookie("s-ada")).allowed
+        assert here.ask(path, headers=cookie("s-ada")).status == 400
+    async with room(with_route(route(ANYBODY))) as here:
+        assert here.ask(path, headers=cookie("s-ada")).allowed
+
+
 async def test_a_question_that_waited_in_vain_has_no_answer() -> None:
     """A-2: and errors are answered with 503."""
     async with room() as here:
@@ -370,7 +381,7 @@ async def test_the_path_that_policies_see_is_decoded_and_the_address_is_the_peer
     async with room(with_route(route(text))) as here:
         assert here.ask("/a%20b?c").allowed
         assert here.ask("/a%20b", ip="::ffff:203.0.113.9").allowed
-        assert here.ask("/a%2xb").status == 403
+        assert here.ask("/a%2xb").status == 400
         assert here.ask("/a%20b", {"x-forwarded-for": "203.0.113.7"}, ip="198.51.100.1").status == 403
         assert here.ask("/a%20b", ip="no address").status == 403
 

@@ -159,6 +159,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"default_upstream_timeout": "-1s"}, "default_upstream_timeout", "negative"),
     ({"cookie_name": "a b"}, "cookie_name", "not a name"),
     ({"authenticate_service_url": "ftp://x"}, "login", "neither http"),
+    ({"authenticate_service_url": "https://*"}, "login", "wildcard"),
+    ({"authenticate_service_url": "https://*.example.com"}, "login", "wildcard"),
     ({"authenticate_service_url": "::"}, "login", "not a URL"),
     ({"authenticate_internal_service_url": "nowhere"}, "hosts_of_authenticate", "not a URL"),
     ({"jwt_claims_headers": {"a b": "x"}}, "jwt_claims_headers", "not a header name"),

@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,22 @@ def test_exact_paths_come_before_regexes_before_prefixes_before_everything() -> 
             route(id="a", path="/v1/status", **host),
         )
     ) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "spelled", ["https://app.example.com/", "https://app.example.com:443", "https://APP.example.com"]
+)
+def test_a_host_that_is_spelled_in_two_ways_is_one(spelled: str) -> None:
+    """Or what is open to everybody on one of them would catch what the other one guards."""
+    everything = route(id="open", from_="https://app.example.com", allow_public_unauthenticated_access=True)
+    guarded = route(id="guarded", from_=spelled, prefix="/admin")
+
+    assert order(config("c", everything, guarded)) == ["guarded", "open"]
+    swapped = route(id="open", from_=spelled, allow_public_unauthenticated_access=True)
+    assert order(config("c", swapped, route(id="guarded", from_="https://app.example.com", prefix="/admin"))) == [
+        "guarded",
+        "open",
+    ]
 
 
 def test_each_key_counts_in_its_turn() -> None:

@@ -99,6 +99,20 @@ def test_users_of_a_public_route_cannot_be_told_apart() -> None:
     assert serves == {"p": False, "q": True}
 
 
+def test_users_of_a_route_that_lets_everybody_in_by_its_policies_are_told_apart_by_address() -> None:
+    anybody = [{"sourcePpl": "allow:\n  or:\n    - accept: true\n"}]
+    limited = route(id="p", policies=anybody, rateLimit={"requests": 1, "key": "RATE_LIMIT_KEY_USER"})
+
+    snapshot, [fault] = compiled(config("c", limited))
+
+    assert fault.warning
+    assert "addresses are counted" in fault.reason
+    (found,) = snapshot.routes
+    assert found.public
+    assert found.rate_limit is not None
+    assert found.rate_limit.key is RateKey.CLIENT_ADDRESS
+
+
 @given(
     st.builds(
         config_pb2.RateLimit,

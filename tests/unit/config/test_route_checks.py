@@ -151,6 +151,19 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("response header key", {"set_response_headers": {"": "a"}}, "set_response_headers", "no name"),
     ("response header host", {"set_response_headers": {"Host": "a"}}, "set_response_headers", "cannot be set"),
     ("response pseudo-header", {"set_response_headers": {":status": "a"}}, "set_response_headers", "pseudo-header"),
+    ("request header that frames", {"set_request_headers": {"Content-Length": "1"}}, "set_request_headers", "ends"),
+    (
+        "response header that frames",
+        {"set_response_headers": {"transfer-encoding": "chunked"}},
+        "set_response_headers",
+        "ends",
+    ),
+    (
+        "more headers than Envoy takes",
+        {"set_response_headers": {f"X-{number}": "" for number in range(451)}},
+        "set_response_headers",
+        "more than 450",
+    ),
     ("request header value", {"set_request_headers": {"X": "a\0"}}, "set_request_headers.X", "line break or NUL"),
     ("request header host", {"set_request_headers": {"host": "a"}}, "set_request_headers", "cannot be set"),
     ("request header key", {"set_request_headers": {"a b": "a"}}, "set_request_headers", "not a header name"),
@@ -292,6 +305,22 @@ def test_all_complaints_come_at_once() -> None:
 @pytest.mark.parametrize("regex", ["^/v[0-9]+/users/.*$", "(a{100}){10}", "^/(a|b|c){50}/.*(x|y){20}$"])
 def test_a_regex_within_our_program_size_serves(regex: str) -> None:
     assert good(regex=regex).match == Match(MatchKind.REGEX, regex)
+
+
+@pytest.mark.parametrize(
+    ("template", "asked"),
+    [
+        ("via ${pomerium.request.headers['User-Agent']}", False),
+        ("$$pomerium.jwt ${nothing.known}", False),
+        ("${pomerium.client_cert_fingerprint}", True),
+        ("Bearer $pomerium.id_token", True),
+    ],
+)
+def test_an_open_route_that_tells_who_calls_has_to_be_asked_about(template: str, asked: bool) -> None:
+    """Routes 1.2 (22): whoever comes with a certificate or a session is told of, trusted or not."""
+    route = good(set_request_headers={"X-Who": template}, allow_public_unauthenticated_access=True)
+
+    assert route.public is not asked
 
 
 WARNED: list[tuple[str, dict[str, Any], str]] = [

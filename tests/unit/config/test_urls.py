@@ -54,6 +54,8 @@ def test_tunnels_know_their_targets(url: str, kind: Kind, port: int | None, targ
         ("app.example.com:8443", "no scheme"),
         ("//app.example.com", "no scheme"),
         ("https://", "no host"),
+        ("tcp+https://front.example.com/*:443", "has a wildcard"),
+        ("udp+https://front.example.com/*.example.com:53", "has a wildcard"),
         ("https:///path", "no host"),
         ("https://app.example.com/admin", "has a path"),
         ("https://app.example.com?x=1", "query"),
