@@ -85,8 +85,8 @@ LOGIN = Topic(
             "-",
             "How many requests of one address the pages of logging in and out answer, on all hosts together; a field "
             "of ours, as `rate_limit` of a route is. `requests: 0` switches it off. Behind a load balancer everybody "
-            "has its address, unless `xff_num_trusted_hops` or `use_proxy_protocol` say otherwise. Counted by Envoy "
-            "as `login_limit.http_local_rate_limit.rate_limited`.",
+            "has its address, unless `xff_num_trusted_hops` or `use_proxy_protocol` say otherwise. Each replica counts "
+            "for itself. Counted by Envoy as `login_limit.http_local_rate_limit.rate_limited`.",
             {"requests": 600, "per": "60s", "burst": 100},
             default="1200 in 60s, which is 400 logins at once",
             broken={"requests": 10, "per": "0.001s"},
