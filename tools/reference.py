@@ -1,5 +1,6 @@
 """Writes docs/reference from the table of fields and from the tests: `python tools/reference.py [DIR]`."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -38,27 +39,55 @@ STATES = {Fate.READ: "works", Fate.IGNORED: "no effect", Fate.LATER: "**not yet*
 def page(title: str, section: str, topics: Iterable[Topic], message: Descriptor) -> str:
     """The fields of one message, topic by topic."""
     topics = tuple(topics)
-    fields = [field for topic in topics for field in topic.fields]
-    count = {fate: sum(field.fate is fate for field in fields) for fate in Fate}
-    counted = f"{len(fields)} fields: {count[Fate.READ]} work, {count[Fate.IGNORED]} have no effect and say why, "
-    parts = [f"{NOTE}\n# {title}\n\n{counted}{count[Fate.LATER]} are not there yet.\n{LEGEND}"]
+    parts = [f"{NOTE}\n# {title}\n\n{_counted(topics)}\n{LEGEND}"]
     for topic in topics:
         parts.append(f"\n## {topic.title}\n")
-        parts += (f"\n{entry}" for entry in _entries(topic, section, message))
+        parts += (f"\n##{entry}" for entry in _entries(topic, section, message))
     return "".join(parts)
+
+
+def folder(title: str, section: str, topics: Iterable[Topic], message: Descriptor) -> Iterator[tuple[str, str]]:
+    """The fields of one message, a page for each topic, and before them the page that leads to them."""
+    topics = tuple(topics)
+    name = _slug(title)
+    index = [f"{NOTE}\n# {title}\n\n{_counted(topics)} Each group has a page.\n{LEGEND}"]
+    for topic in topics:
+        path = f"{name}/{_slug(topic.title)}.md"
+        links = ", ".join(f"[`{field.name}`]({path}#{field.name})" for field in topic.fields)
+        index.append(f"\n## [{topic.title}]({path})\n\n{topic.about}\n\n{links}\n")
+        head = f"{NOTE}\n# {topic.title}\n\n{topic.about} What the words mean says [the overview](../{name}.md).\n"
+        yield path, head + "".join(f"\n#{entry}" for entry in _entries(topic, section, message))
+    yield f"{name}.md", "".join(index)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower())
+
+
+def _counted(topics: Iterable[Topic]) -> str:
+    fates = [field.fate for topic in topics for field in topic.fields]
+    works, ignored, later = (fates.count(fate) for fate in (Fate.READ, Fate.IGNORED, Fate.LATER))
+    return f"{len(fates)} fields: {works} work, {ignored} have no effect and say why, {later} are not there yet."
 
 
 def _entries(topic: Topic, section: str, message: Descriptor) -> Iterator[str]:
     for field in topic.fields:
         wire = message.fields_by_name[field.name]
         facts = [_type(wire), f"{field.priority}, routes {section} row {wire.number}", STATES[field.fate]]
-        if field.default:
-            facts.insert(1, f"default {field.default}")
+        if field.fate is Fate.READ:
+            facts.insert(1, _default(field, wire))
         text = "" if field.fate is Fate.READ else "Would be part of: " if field.fate is Fate.LATER else "No effect: "
         yield (
-            f"### `{field.name}`\n\n{' · '.join(facts)}\n\n"
+            f"# `{field.name}`\n\n{' · '.join(facts)}\n\n"
             f"{text}{field.becomes.rstrip('.')}.\n\n```yaml\n{_example(field, wire)}```\n"
         )
+
+
+def _default(field: Field, wire: FieldDescriptor) -> str:
+    if field.default:
+        return f"default {field.default}"
+    switch = wire.type == FieldDescriptor.TYPE_BOOL and not wire.is_repeated
+    return "default no" if switch else "no default"
 
 
 def _type(wire: FieldDescriptor) -> str:
@@ -92,13 +121,13 @@ def _example(field: Field, wire: FieldDescriptor) -> str:
 
 def main(directory: str = "") -> None:
     target = Path(directory) if directory else HERE / "docs" / "reference"
-    target.mkdir(parents=True, exist_ok=True)
     pages = {
         "routes.md": page("Fields of a route", "1.2", ROUTE_TOPICS, config_pb2.Route.DESCRIPTOR),
-        "settings.md": page("Settings", "1.7", SETTINGS_TOPICS, config_pb2.Settings.DESCRIPTOR),
+        **dict(folder("Settings", "1.7", SETTINGS_TOPICS, config_pb2.Settings.DESCRIPTOR)),
         "coverage.md": coverage_page.page(HERE / "tests"),
     }
     for name, text in pages.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_text(text, encoding="utf-8")
 
 

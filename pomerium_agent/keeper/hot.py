@@ -33,9 +33,20 @@ def new_line() -> Generation:
     return Generation(random.randint(1, LARGEST_BASE_ID))  # noqa: S311  # a name, not a secret
 
 
-def hot_restart_works() -> bool:
-    """Whether this machine has the shared memory for it. Containers may be without."""
-    return os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
+def hot_restart_works(place: Path = SHARED_MEMORY) -> bool:
+    """Whether this machine has the shared memory for it. Containers may be without.
+
+    Where it is full, an Envoy would be killed by the first byte that it writes there.
+    """
+    if not os.access(place, os.W_OK | os.X_OK):
+        return False
+    return shared_memory_left(place) != 0
+
+
+def shared_memory_left(place: Path = SHARED_MEMORY) -> int | None:
+    """The bytes that are free there; None where there is no limit."""
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize if found.f_blocks else None
 
 
 def flags(generation: Generation, runtime_dir: Path, patience: Patience) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pomerium_agent.cli.checkup import acceptance, database, endpoints, listeners, machine, provider, running, token
 from pomerium_agent.cli.checkup.finding import Finding, State, failed, ok, skipped
+from pomerium_agent.cli.known_config import known_config
 from pomerium_agent.errors import SettingsError
 from pomerium_agent.settings import Settings, read_settings
 
@@ -22,12 +23,15 @@ def examine(environ: Mapping[str, str], config_file: Path | None, control_socket
     yield machine.platform()
     yield machine.envoy(settings.envoy_path)
     yield machine.open_files()
+    yield machine.shared_memory()
     for name, path in _directories(settings).items():
         yield machine.directory(name, path)
         yield machine.space(name, path)
     replica, finding = running.look(settings, environ, control_socket)
     yield finding
+    known = known_config(running.find(environ, control_socket) if replica else None, settings)
     yield from listeners.check(settings.local, replica)
+    yield listeners.check_http3(settings.local, replica, known.config)
     reached = True
     for each in endpoints.check(settings):
         reached = reached and not (each.check == endpoints.API and each.state is State.FAILED)
@@ -37,7 +41,7 @@ def examine(environ: Mapping[str, str], config_file: Path | None, control_socket
     else:
         yield acceptance.check(settings)
     yield database.check(settings, environ)
-    yield provider.check(settings, running.find(environ, control_socket) if replica else None)
+    yield provider.check(known.config)
 
 
 def _settings(environ: Mapping[str, str], config_file: Path | None) -> Settings | Finding:

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pomerium_agent.cli.checkup.finding import Finding, failed, note, ok
+from pomerium_agent.cli.checkup.finding import Finding, failed, note, ok, skipped
 from pomerium_agent.cli.checkup.running import Replica
+from pomerium_agent.config.addresses import parse_address
+from pomerium_agent.config.complaints import Unusable
+from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Local
 
+HTTP3 = "HTTP/3"
+WAITS = {"tcp": "0A", "udp": "07"}  # the state of a socket that waits for visitors, as /proc/net has it
 DEFAULT = ":443"  # unless the configuration says otherwise, which only a replica that runs knows
 
 
@@ -33,11 +38,48 @@ def check(local: Local, replica: Replica | None) -> Iterator[Finding]:
         yield found
 
 
+def check_http3(local: Local, replica: Replica | None, config: config_pb2.Config | None) -> Finding:
+    """The same port over UDP, where the configuration that this machine knows of asks for HTTP/3 (routes 7.6)."""
+    if config is None:
+        return skipped(HTTP3, "this machine has not been told yet whether to serve it")
+    said = config.settings
+    if said.codec_type != config_pb2.CODEC_TYPE_HTTP3 or said.insecure_server:
+        return ok(HTTP3, "is not asked for")
+    try:
+        address = parse_address(local.address or said.address, default_port=443)
+    except Unusable as error:
+        return failed(HTTP3, f"address: {error.reason}", error.remedy)
+    ours = _inodes(replica["pids"].values()) if replica else frozenset[str]()
+    try:
+        with socket.socket(_family(address.host), socket.SOCK_DGRAM) as probe:
+            probe.bind((address.host, address.port))
+    except OSError as error:
+        return _no_datagrams(address.port, error, ours)
+    return ok(HTTP3, f"UDP port {address.port} is free")
+
+
+def _no_datagrams(port: int, error: OSError, ours: frozenset[str]) -> Finding:
+    if error.errno != errno.EADDRINUSE:
+        reason = f"cannot be had over UDP: {error.strerror}"
+        return failed(HTTP3, f"port {port} {reason}", "mend what is said of ADDRESS, or set codec_type to auto")
+    if ours & _bound(port, "udp"):
+        return ok(HTTP3, f"UDP port {port} is what the replica here listens on")
+    return failed(
+        HTTP3,
+        f"UDP port {port} is in use by another program, so HTTP/3 will not be served",
+        f"stop it (`ss -lunp 'sport = :{port}'` names it), or choose another port with ADDRESS",
+    )
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def _bind(name: str, address: str, ours: frozenset[str]) -> Finding:
     host, _, text = address.rpartition(":")
     host, port = host.strip("[]"), int(text)
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        with socket.socket(_family(host)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)  # an address that many share may be bound by us, and listened on by one
@@ -50,7 +92,7 @@ def _bind(name: str, address: str, ours: frozenset[str]) -> Finding:
 
 def _refused(name: str, address: str, port: int, error: OSError, ours: frozenset[str]) -> Finding:
     match error.errno:
-        case errno.EADDRINUSE if ours & _listening(port):
+        case errno.EADDRINUSE if ours & _bound(port, "tcp"):
             return ok(name, f"{address} is what the replica here listens on")
         case errno.EADDRINUSE:
             return failed(
@@ -71,14 +113,14 @@ def _refused(name: str, address: str, port: int, error: OSError, ours: frozenset
     return failed(name, f"cannot listen on {address}: {error.strerror}", f"choose another address with {name}")
 
 
-def _listening(port: int) -> frozenset[str]:
-    """The inodes of the sockets that listen on `port`."""
+def _bound(port: int, protocol: str) -> frozenset[str]:
+    """The inodes of the sockets that wait for visitors on `port`: by TCP they listen, by UDP they have no peer."""
     found = set()
-    for table in ("tcp", "tcp6"):
+    for table in (protocol, f"{protocol}6"):
         with suppress(OSError):
             for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
                 field = line.split()
-                if field[3] == "0A" and int(field[1].rpartition(":")[2], 16) == port:
+                if field[3] == WAITS[protocol] and int(field[1].rpartition(":")[2], 16) == port:
                     found.add(field[9])
     return frozenset(found)
 

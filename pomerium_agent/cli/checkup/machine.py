@@ -1,4 +1,4 @@
-"""What the machine itself must offer: a platform Envoy runs on, open files, private directories, space."""
+"""What the machine itself must offer: a platform Envoy runs on, open files, memory to share, directories, space."""
 
 import os
 import platform as python_platform
@@ -10,9 +10,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from pomerium_agent.cli.checkup.finding import Finding, failed, ok
+from pomerium_agent.cli.checkup.finding import Finding, failed, note, ok
 from pomerium_agent.envoy.binary import envoy_binary
 from pomerium_agent.errors import SettingsError
+from pomerium_agent.keeper.hot import SHARED_MEMORY, hot_restart_works, shared_memory_left
 
 MACHINES = ("x86_64", "aarch64")
 ENVOY = "1.40"
@@ -76,6 +77,23 @@ def open_files() -> Finding:
         remedy = "set LimitNOFILE=65536 in the unit, or raise the hard limit with `ulimit -Hn 65536`"
         return failed("open files", f"at most {hard} may be open at once", remedy)
     return ok("open files", "no limit" if hard == resource.RLIM_INFINITY else f"up to {hard}")
+
+
+def shared_memory(place: Path = SHARED_MEMORY) -> Finding:
+    """What Envoys need to take over from each other; a replica runs without, less smoothly."""
+    name, so = "shared memory", "so another Envoy will cost an interruption of a second"
+    if hot_restart_works(place):
+        left = shared_memory_left(place)
+        return ok(
+            name, f"{place} can be written, " + ("without a limit" if left is None else f"{left >> 10} KiB are free")
+        )
+    if os.access(place, os.W_OK | os.X_OK):
+        remedy = (
+            f"remove what fills it, or give it room with `mount -o remount,size=64m {place}` (a container: --shm-size)"
+        )
+        return note(name, f"{place} is full, {so}", remedy)
+    remedy = f"mount a tmpfs at {place} that this user (uid {os.geteuid()}) may write to, with mode 1777"
+    return note(name, f"this user may not write to {place}, {so}", remedy)
 
 
 def directory(name: str, path: Path) -> Finding:

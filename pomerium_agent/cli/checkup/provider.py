@@ -1,29 +1,26 @@
 """Whether the identity provider can be asked that people log in with, as far as this machine knows which one it is."""
 
 import asyncio
-from pathlib import Path
 
 from pomerium_agent.agent.outside import open_outside
 from pomerium_agent.cli.checkup.finding import Finding, failed, ok, skipped
-from pomerium_agent.cli.known_config import known_config
 from pomerium_agent.errors import ProviderUnavailable, SettingsError
 from pomerium_agent.idp.discovery import DiscoveryCache, read_metadata
 from pomerium_agent.idp.kinds import issuer_of, kind_of
 from pomerium_agent.idp.settings import ProviderSettings
+from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.runtime.clock import SystemClock
-from pomerium_agent.settings import Settings
 
 NAME = "identity provider"
 SECONDS = 15.0
 NO_DISCOVERY = frozenset({"github", "hosted"})
 
 
-def check(settings: Settings, control_socket: Path | None) -> Finding:
+def check(config: config_pb2.Config | None) -> Finding:
     """Fetch its discovery document, as the first login does (authenticate 6.1)."""
-    known = known_config(control_socket, settings)
-    if known.config is None:
+    if config is None:
         return skipped(NAME, "this machine has not been told of one yet")
-    said = known.config.settings
+    said = config.settings
     if not said.idp_provider:
         return ok(NAME, "none is configured; the hosted service or the console logs people in")
     wanted = ProviderSettings(type=said.idp_provider, url=said.idp_provider_url)

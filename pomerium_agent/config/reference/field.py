@@ -6,6 +6,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+REFERENCE = "Resolved into another field for entity records (R-3)."  # why a field that names a record does nothing
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -63,6 +64,7 @@ class Topic:
 
     title: str
     fields: tuple[Field, ...] = field(default=())
+    about: str = ""  # one sentence, where the topic has a page of its own
 
 
 def works(name: str, priority: str, becomes: str, example: Any, *, default: str = "", broken: Any = None) -> Field:

@@ -1,10 +1,6 @@
 """Settings of what visitors connect to."""
 
-from pomerium_agent.config.reference.field import Beside, Topic, ignored, later, works
-
-REFERENCE = "Resolved into another field for entity records (R-3)."
-METRICS = {"metrics_address": "127.0.0.1:9902"}
-METRICS_CERTIFICATE = {"metrics_certificate": {"cert_bytes": "${chain:metrics}", "key_bytes": "${key:metrics}"}}
+from pomerium_agent.config.reference.field import REFERENCE, Topic, ignored, later, works
 
 LISTENERS = Topic(
     "Listeners",
@@ -99,6 +95,7 @@ LISTENERS = Topic(
         ),
         *later("the debug listener", "P2", debug_address="127.0.0.1:6060"),
     ),
+    about="Where visitors are served and how HTTP is spoken with them, and the listeners for machines.",
 )
 CERTIFICATES = Topic(
     "Certificates",
@@ -141,151 +138,24 @@ CERTIFICATES = Topic(
         ),
         *later("a derived internal authority", "P2", derive_tls="pomerium.example.com"),
     ),
+    about="What visitors are shown, and which certificates are asked of them.",
 )
 PAGES = Topic(
     "Pages",
     (
-        works("primary_color", "P1", "Colour of buttons and links.", "#6f43e7"),
-        works("secondary_color", "P1", "Colour of the rest.", "#49aaa1"),
-        works("darkmode_primary_color", "P1", "The same for dark pages.", "#8f63ff"),
-        works("darkmode_secondary_color", "P1", "The same for dark pages.", "#69cac1"),
-        works("logo_url", "P1", "Picture on every page.", "https://example.com/logo.svg"),
-        works("favicon_url", "P1", "Picture in the browser's tab.", "https://example.com/favicon.ico"),
-        works("error_message_first_paragraph", "P1", "Text on pages of errors, Markdown.", "Ask **the help desk**."),
-    ),
-)
-LOGS = Topic(
-    "Logs, metrics and traces",
-    (
-        works("log_level", "P0", "Level of the agent's log.", "debug", default="info", broken="loud"),
-        works("proxy_log_level", "P0", "Level of Envoy's log.", "warn", default="`log_level`", broken="loud"),
+        works("primary_color", "P1", "Colour of buttons and links.", "#6f43e7", default="the agent's own"),
+        works("secondary_color", "P1", "Colour of the rest.", "#49aaa1", default="the agent's own"),
+        works("darkmode_primary_color", "P1", "The same for dark pages.", "#8f63ff", default="`primary_color`"),
+        works("darkmode_secondary_color", "P1", "The same for dark pages.", "#69cac1", default="the agent's own"),
+        works("logo_url", "P1", "Picture on every page.", "https://example.com/logo.svg", default="none"),
+        works("favicon_url", "P1", "Picture in the browser's tab.", "https://example.com/favicon.ico", default="none"),
         works(
-            "access_log_fields",
-            "P0",
-            "Fields of a line per request; `headers.NAME` for a header.",
-            ["method", "path", "headers.X-Team"],
-            broken=["shoe-size"],
-        ),
-        works("authorize_log_fields", "P0", "Fields of a line per decision.", ["email", "path"]),
-        *ignored("Provenance and user interface of the control plane.", "P1", installation_id="i"),
-        *ignored(REFERENCE, "P1", metrics_client_ca_key_pair_id="ca"),
-        works(
-            "metrics_address",
+            "error_message_first_paragraph",
             "P1",
-            "A listener for `/metrics` and `/metrics/envoy`; its default port is 9902.",
-            "127.0.0.1:9902",
+            "Text on pages of errors, Markdown.",
+            "Ask **the help desk**.",
             default="none",
-            broken=":0",
-        ),
-        works(
-            "metrics_basic_auth",
-            "P1",
-            "Who may scrape: base64 of `user:password`. It guards every path of that listener.",
-            Beside("YWRhOmxvdmVsYWNl", METRICS),
-            default="whoever reaches it",
-            broken=Beside("ada:lovelace", METRICS),
-        ),
-        works(
-            "metrics_certificate",
-            "P1",
-            "TLS on that listener.",
-            Beside({"cert_bytes": "${chain:metrics}", "key_bytes": "${key:metrics}"}, METRICS),
-            default="plain HTTP",
-            broken=Beside({"cert_bytes": "${chain:metrics}", "key_bytes": "${key:another}"}, METRICS),
-        ),
-        works(
-            "metrics_client_ca",
-            "P1",
-            "Only clients with a certificate of this authority may scrape.",
-            Beside("${chain:clients.example.com}", METRICS | METRICS_CERTIFICATE),
-            default="none are asked for",
-            broken=Beside("nonsense", METRICS | METRICS_CERTIFICATE),
-        ),
-        works("otel_traces_exporter", "P1", "`otlp`: traces are sent.", "otlp", default="none", broken="jaeger"),
-        works(
-            "otel_traces_sampler_arg",
-            "P1",
-            "Share of the traces that begin here which is collected.",
-            0.5,
-            default="1",
-            broken=1.5,
-        ),
-        works(
-            "otel_resource_attributes",
-            "P1",
-            "What every span says of where it is from.",
-            ["service.namespace=edge"],
-            broken=["edge"],
-        ),
-        works(
-            "otel_log_level",
-            "P1",
-            "`error` or `none`: trouble with sending traces is not logged.",
-            "error",
-            default="warn",
-            broken="loud",
-        ),
-        works(
-            "otel_attribute_value_length_limit",
-            "P1",
-            "Characters of an attribute of a span; of a URL from 64 to 32,768.",
-            256,
-            default="256 for URLs, else none",
-        ),
-        works(
-            "otel_exporter_otlp_endpoint",
-            "P1",
-            "The collector; over HTTP `/v1/traces` is added.",
-            "http://127.0.0.1:4317",
-            broken="127.0.0.1:4317",
-        ),
-        works(
-            "otel_exporter_otlp_traces_endpoint",
-            "P1",
-            "The same, of traces alone, as it is.",
-            "http://127.0.0.1:4318/v1/traces",
-            broken="ftp://collector",
-        ),
-        works(
-            "otel_exporter_otlp_protocol",
-            "P1",
-            "`grpc` or `http/protobuf`.",
-            "grpc",
-            default="`http/protobuf` at port 4318, else `grpc`",
-            broken="smoke",
-        ),
-        works("otel_exporter_otlp_traces_protocol", "P1", "The same, of traces alone.", "grpc", broken="smoke"),
-        works(
-            "otel_exporter_otlp_headers",
-            "P1",
-            "Headers that the collector gets.",
-            ["x-team=edge"],
-            broken=["x team=edge"],
-        ),
-        works(
-            "otel_exporter_otlp_traces_headers",
-            "P1",
-            "The same, of traces alone.",
-            ["x-team=edge"],
-            broken=["x team=edge"],
-        ),
-        works("otel_exporter_otlp_timeout", "P1", "How long one sending may take.", "10s", default="10s", broken="-1s"),
-        works("otel_exporter_otlp_traces_timeout", "P1", "The same, of traces alone.", "10s", broken="-1s"),
-        works(
-            "otel_bsp_schedule_delay",
-            "P1",
-            "How long the agent gathers spans.",
-            "1s",
-            default="5s",
-            broken="-1s",
-        ),
-        works(
-            "otel_bsp_max_export_batch_size",
-            "P1",
-            "Spans that the agent sends at once.",
-            256,
-            default="512",
-            broken=0,
         ),
     ),
+    about="Colours, logo and words of the pages that visitors see.",
 )

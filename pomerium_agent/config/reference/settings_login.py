@@ -49,6 +49,7 @@ LOGIN = Topic(
             "P1",
             "Other issuers whose JWTs routes may take as bearers.",
             {"ci": CI},
+            default="none",
             broken={"ci": {**CI, "issuer": "http://ci.example.com"}},
         ),
         works(
@@ -59,15 +60,16 @@ LOGIN = Topic(
             default="`_pomerium`",
             broken="a b",
         ),
-        works("cookie_domain", "P0", "`Domain` of it.", "example.com", broken="a b"),
+        works("cookie_domain", "P0", "`Domain` of it.", "example.com", default="the host that sets it", broken="a b"),
         works("cookie_http_only", "P0", "`HttpOnly` of it.", False, default="`true`"),
         works("cookie_expire", "P0", "How long a session lasts.", "8h", default="14h", broken="0s"),
-        works("cookie_same_site", "P0", "`SameSite` of it.", "strict", broken="sideways"),
+        works("cookie_same_site", "P0", "`SameSite` of it.", "strict", default="not said", broken="sideways"),
         works(
             "signout_redirect_url",
             "P0",
             "Where signing out ends.",
             "https://example.com/bye",
+            default="a page of the agent's",
             broken="ftp://bye",
         ),
         works(
@@ -83,8 +85,8 @@ LOGIN = Topic(
             "-",
             "How many requests of one address the pages of logging in and out answer, on all hosts together; a field "
             "of ours, as `rate_limit` of a route is. `requests: 0` switches it off. Behind a load balancer everybody "
-            "has its address, unless `xff_num_trusted_hops` or `use_proxy_protocol` say otherwise. Counted by Envoy "
-            "as `login_limit.http_local_rate_limit.rate_limited`.",
+            "has its address, unless `xff_num_trusted_hops` or `use_proxy_protocol` say otherwise. Each replica counts "
+            "for itself. Counted by Envoy as `login_limit.http_local_rate_limit.rate_limited`.",
             {"requests": 600, "per": "60s", "burst": 100},
             default="1200 in 60s, which is 400 logins at once",
             broken={"requests": 10, "per": "0.001s"},
@@ -102,6 +104,7 @@ LOGIN = Topic(
             cookie_secret=EXAMPLE,
         ),
     ),
+    about="Who logs people in, what is asked of that provider, and the cookie that remembers them.",
 )
 IDENTITY = Topic(
     "What upstreams learn",
@@ -136,4 +139,5 @@ IDENTITY = Topic(
         ),
         *ignored("The reference ignores it too.", "P2", jwt_groups_filter_infer_from_ppl=True),
     ),
+    about="What an upstream is told about the person whose request it answers.",
 )

@@ -1,11 +1,10 @@
 """Settings of how upstreams are reached, and of the replica as a whole."""
 
-from pomerium_agent.config.reference.field import Topic, ignored, later, works
+from pomerium_agent.config.reference.field import REFERENCE, Topic, ignored, later, works
 
 BOOTSTRAP = "The bootstrap document decides: a different value would cut the replica off (Z 18.4)."
 STORAGE = "Every replica runs all services, and its store comes from the bootstrap document."
 CLOUD = "Provenance and user interface of the control plane."
-REFERENCE = "Resolved into another field for entity records (R-3)."
 EXAMPLE = "A" * 43 + "="  # 32 bytes in base64
 
 UPSTREAMS = Topic(
@@ -24,9 +23,10 @@ UPSTREAMS = Topic(
             "P0",
             "Authorities besides the system's. PEM, or base64 of PEM.",
             "${chain:ca.example.com}",
+            default="the system's alone",
             broken="nonsense",
         ),
-        works("allow_upgrades", "P0", "Upgrades of routes that name none.", ["websocket"]),
+        works("allow_upgrades", "P0", "Upgrades of routes that name none.", ["websocket"], default="none"),
         works(
             "circuit_breaker_thresholds",
             "P1",
@@ -39,6 +39,7 @@ UPSTREAMS = Topic(
             "P1",
             "`upstream_bind_config.source_address` of the routes' clusters.",
             "127.0.0.1",
+            default="the kernel's choice",
             broken="eth0",
         ),
         works("envoy_bind_config_freebind", "P1", "`upstream_bind_config.freebind`.", True),
@@ -79,6 +80,7 @@ UPSTREAMS = Topic(
             broken="-1s",
         ),
     ),
+    about="How upstreams are looked up and reached when their route says nothing else.",
 )
 REPLICA = Topic(
     "The replica",
@@ -99,6 +101,7 @@ REPLICA = Topic(
                 "mcp": True,
                 "set_envoy_concurrency_to_go_max_procs": True,
             },
+            default="those of the example",
         ),
         *ignored(
             BOOTSTRAP,
@@ -150,6 +153,7 @@ REPLICA = Topic(
             modified_at="2026-01-01T00:00:00Z",
         ),
     ),
+    about="Where records are kept and what replicas share, and the fields that are for others to read.",
 )
 LATER = Topic(
     "Not there yet",
@@ -178,4 +182,5 @@ LATER = Topic(
             envoy_dynamic_extensions=["recorder"],
         ),
     ),
+    about="Fields that this version knows of and does not act upon.",
 )

@@ -10,6 +10,7 @@ from pomerium_agent.config.reference import (
     routes_forwarding,
     settings_listeners,
     settings_login,
+    settings_logs,
     settings_upstreams,
 )
 from pomerium_agent.config.reference.field import Fate, Field, Topic
@@ -32,7 +33,7 @@ SETTINGS_TOPICS: tuple[Topic, ...] = (
     settings_login.IDENTITY,
     settings_upstreams.UPSTREAMS,
     settings_listeners.PAGES,
-    settings_listeners.LOGS,
+    settings_logs.LOGS,
     settings_upstreams.REPLICA,
     settings_upstreams.LATER,
 )

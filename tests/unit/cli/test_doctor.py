@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from pomerium_agent.agent.last_good import Kept, LastGood
-from pomerium_agent.cli.checkup import examine, machine
+from pomerium_agent.cli.checkup import examine, listeners, machine
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.records import Record, pack, type_url
+from pomerium_agent.settings import Local
 from pomerium_agent.zero.answers import BootstrapConfig
 from pomerium_agent.zero.bootstrap_file import BootstrapFile
 from pomerium_agent.zero.secrets import derive_secrets
@@ -326,6 +327,39 @@ def test_too_few_open_files(here: Here) -> None:
     assert "LimitNOFILE" in wrong[0]["remedy"]
 
 
+def in_a_full_shared_memory(*command: str) -> list[str]:
+    """Run it where /dev/shm is another one, of one page, which is taken."""
+    mounted = "mount -t tmpfs -o size=4k,mode=1777 tmpfs /dev/shm && head -c 4096 /dev/zero >/dev/shm/taken"
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", f'{mounted} && exec "$@"', "sh", *command]
+
+
+MAY_MOUNT = (
+    subprocess.run(in_a_full_shared_memory("true"), capture_output=True, timeout=10, check=False).returncode == 0
+)
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="this user may not mount anything, not even in a namespace of its own")
+def test_shared_memory_that_is_full(here: Here) -> None:
+    """Envoy.md 5: it would be killed there, so the keeper has it do without, and says how to mend that."""
+    command = in_a_full_shared_memory(sys.executable, "-m", "pomerium_agent", "doctor", "--json")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, env=here.env, check=False)
+    (found,) = (each for each in json.loads(done.stdout)["findings"] if each["check"] == "shared memory")
+
+    assert (found["state"], found["found"].startswith("/dev/shm is full")) == ("note", True)
+    assert "remount,size=64m /dev/shm" in found["remedy"]
+
+
+def test_shared_memory_that_is_not_there(here: Here) -> None:
+    found = machine.shared_memory(here.folder / "shm")
+
+    assert (found.state, "may not write" in found.found) == ("note", True)
+    assert "mount a tmpfs" in found.remedy
+
+
+def test_shared_memory_with_room(here: Here) -> None:
+    assert machine.shared_memory(here.folder).state == "ok"
+
+
 def test_too_little_space(here: Here) -> None:
     found = machine.space("STATE_DIRECTORY", here.folder, least=1 << 60)
 
@@ -364,9 +398,12 @@ def test_a_bootstrap_file_of_another_token(here: Here) -> None:
     assert "if the token was changed" in remedy
 
 
-def keep_config(here: Here, issuer: str) -> None:
+def keep_provider(here: Here, issuer: str) -> None:
+    keep_config(here, config_pb2.Settings(idp_provider="oidc", idp_provider_url=issuer, idp_client_id="agent"))
+
+
+def keep_config(here: Here, settings: config_pb2.Settings) -> None:
     """A replica that ran here has left its last known good configuration."""
-    settings = config_pb2.Settings(idp_provider="oidc", idp_provider_url=issuer, idp_client_id="agent")
     data = pack(config_pb2.Config(settings=settings))
     records = (Record(type=type_url(config_pb2.Config), id="c", data=data),)
     file_key = derive_secrets(TOKEN).file_key
@@ -377,7 +414,7 @@ def keep_config(here: Here, issuer: str) -> None:
 def test_a_provider_that_cannot_be_asked(here: Here, free_port: Callable[[], int]) -> None:
     """Authenticate 6.1: which one it is, the last known good configuration tells."""
     issuer = f"http://127.0.0.1:{free_port()}"
-    keep_config(here, issuer)
+    keep_provider(here, issuer)
 
     found, remedy = here.doctor().only("identity provider")
 
@@ -386,8 +423,58 @@ def test_a_provider_that_cannot_be_asked(here: Here, free_port: Callable[[], int
 
 
 def test_an_issuer_without_a_discovery_document(here: Here, server: str) -> None:
-    keep_config(here, f"http://{server}")
+    keep_provider(here, f"http://{server}")
 
     found, _ = here.doctor().only("identity provider")
 
     assert server in found
+
+
+@pytest.fixture
+def datagrams() -> Iterator[int]:
+    """A port that another program has over UDP, and nobody over TCP."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        yield other.getsockname()[1]
+
+
+HTTP3 = config_pb2.CODEC_TYPE_HTTP3
+
+
+def test_a_udp_port_that_is_taken_where_http3_is_asked_for(here: Here, datagrams: int) -> None:
+    """Routes 7.6."""
+    keep_config(here, config_pb2.Settings(codec_type=HTTP3))
+
+    found, remedy = here.doctor(ADDRESS=f"127.0.0.1:{datagrams}").only("HTTP/3")
+
+    assert found.startswith(f"UDP port {datagrams} is in use by another program")
+    assert f"`ss -lunp 'sport = :{datagrams}'`" in remedy
+
+
+def test_a_udp_port_of_the_address_that_the_configuration_says(datagrams: int) -> None:
+    asked = config_pb2.Config(settings=config_pb2.Settings(codec_type=HTTP3, address=f"127.0.0.1:{datagrams}"))
+
+    assert listeners.check_http3(Local(), None, asked).state == "failed"
+    assert listeners.check_http3(Local(), {"pids": {"envoy": os.getpid()}}, asked).state == "ok"  # it is ours
+
+
+@pytest.mark.parametrize(
+    ("settings", "state"),
+    [
+        (config_pb2.Settings(), "ok"),
+        (config_pb2.Settings(codec_type=HTTP3, insecure_server=True), "ok"),
+        (config_pb2.Settings(codec_type=HTTP3, address="nowhere:443"), "failed"),
+        (None, "skipped"),
+    ],
+)
+def test_udp_is_of_interest_where_http3_is_served(datagrams: int, settings: Any, state: str) -> None:
+    local = Local() if settings and settings.address else Local(address=f"127.0.0.1:{datagrams}")
+    config = config_pb2.Config(settings=settings) if settings is not None else None
+
+    assert listeners.check_http3(local, None, config).state == state
+
+
+def test_a_udp_port_that_is_free(free_port: Callable[[], int]) -> None:
+    config = config_pb2.Config(settings=config_pb2.Settings(codec_type=HTTP3))
+
+    assert listeners.check_http3(Local(address=f"127.0.0.1:{free_port()}"), None, config).state == "ok"

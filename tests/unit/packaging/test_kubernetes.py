@@ -1,5 +1,7 @@
 """The manifests: valid to the letter of the API, and in agreement with one another and with the agent."""
 
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ def documents(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 BASE = {document["kind"]: document for _, document in documents("base")}
+METRICS = {document["kind"]: document for _, document in documents("metrics")}
 POD = BASE["Deployment"]["spec"]["template"]["spec"]
 CONTAINER = POD["containers"][0]
 ENV: Mapping[str, str] = {entry["name"]: entry.get("value", "somewhere") for entry in CONTAINER["env"]}
@@ -31,10 +34,40 @@ SECRETS = {v["name"]: v["secret"]["secretName"] for v in POD["volumes"] if "secr
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
-    "document", [pytest.param(d, id=name) for folder in ("base", "example") for name, d in documents(folder)]
+    "document",
+    [pytest.param(d, id=name) for folder in ("base", "example") for name, d in documents(folder)]
+    + [pytest.param(METRICS["NetworkPolicy"], id="metrics/networkpolicy.yaml")],
 )
 def test_every_document_is_what_the_api_takes(document: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl here")
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("components", [(), ("metrics",), ("postgresql",), ("metrics", "postgresql")], ids="+".join)
+def test_an_overlay_with_components_becomes_what_the_api_takes(
+    components: tuple[str, ...], version: str, tmp_path: Path
+) -> None:
+    built = built_overlay(components, tmp_path)
+    (deployment,) = (document for document in built if document["kind"] == "Deployment")
+    ports = {port["name"] for port in deployment["spec"]["template"]["spec"]["containers"][0]["ports"]}
+
+    for document in built:
+        kubernetes_validate.validate(document, version, strict=True)
+    assert {document["metadata"].get("namespace", "pomerium") for document in built} == {"pomerium"}
+    assert ports == {"https", "https-udp", "http", "health"} | ({"metrics"} & set(components))
+
+
+def built_overlay(components: tuple[str, ...], tmp_path: Path) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would send, for an overlay as the example is, with these components."""
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlay = tmp_path / "k8s" / "example"
+    said = yaml.safe_load((overlay / "kustomization.yaml").read_text())
+    said["components"] = [f"../{component}" for component in components]
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(said))
+    (overlay / "token").write_text("a-token")
+    done = subprocess.run(["kubectl", "kustomize", overlay], capture_output=True, text=True, timeout=30, check=True)
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def test_the_schemas_would_tell() -> None:
@@ -44,7 +77,7 @@ def test_the_schemas_would_tell() -> None:
         kubernetes_validate.validate(broken, VERSIONS[-1], strict=True)
 
 
-@pytest.mark.parametrize("folder", ["base", "example", "postgresql"])
+@pytest.mark.parametrize("folder", ["base", "example", "metrics", "postgresql"])
 def test_a_kustomization_names_files_that_are_there_and_all_of_them(folder: str) -> None:
     said = yaml.safe_load((K8S / folder / "kustomization.yaml").read_text())
     named = said.get("resources", []) + [patch["path"] for patch in said.get("patches", [])]
@@ -110,6 +143,27 @@ def test_ports_probes_and_selectors_meet() -> None:
         ("NetworkPolicy", "podSelector"),
     ):
         assert BASE[kind]["spec"][place]["matchLabels"] == labels
+
+
+def test_metrics_are_off_until_asked_for_and_then_for_one_namespace() -> None:
+    assert "METRICS_ADDRESS" not in ENV
+    template = METRICS["Deployment"]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    (port,) = container["ports"]
+    annotations = template["metadata"]["annotations"]
+    policy = METRICS["NetworkPolicy"]
+    (rule,) = policy["spec"]["ingress"]
+    environ = {entry["name"]: entry["value"] for entry in container["env"]}
+    settings = read_settings({"POMERIUM_ZERO_TOKEN": "a-token"} | environ)
+
+    assert container["name"] == CONTAINER["name"]
+    assert settings.local.metrics_address == f":{port['containerPort']}"
+    assert annotations["prometheus.io/port"] == str(port["containerPort"])
+    assert port["containerPort"] not in {taken["containerPort"] for taken in CONTAINER["ports"]}
+    assert rule["ports"] == [{"port": port["name"]}]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    assert policy["spec"]["podSelector"] == BASE["NetworkPolicy"]["spec"]["podSelector"]
+    assert policy["metadata"]["name"] != BASE["NetworkPolicy"]["metadata"]["name"]
 
 
 def test_the_pod_meets_the_restricted_standard() -> None:
