@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from google.protobuf.struct_pb2 import Struct
 
-from pomerium_agent.config.snapshot import Settings
+from pomerium_agent.config.snapshot import EscapedSlashes, Settings
 from pomerium_agent.envoyconfig import pages
 from pomerium_agent.envoyconfig.headers import global_response_headers, response_value
 from pomerium_agent.envoyconfig.route import LUA_METADATA
@@ -47,6 +47,7 @@ _PAGES = (
 _LIMITED = "local_rate_limited"
 _LATE = "max_duration_timeout"  # the answer, by `timeout_write`
 _STALLED = "request_overall_timeout"  # the request, by `timeout_read`
+_NORMALIZED = "path_normalization_failed"  # or done, and the client is sent there
 _FACTS = {"requestId": "%STREAM_ID%", "status": "%RESPONSE_CODE%", "statusText": "%RESPONSE_CODE_DETAILS%"}
 _Filter = accesslog_pb2.AccessLogFilter
 _Headers = list[base_pb2.HeaderValueOption]
@@ -57,7 +58,23 @@ def build_local_replies(settings: Settings) -> hcm_pb2.LocalReplyConfig:
     everywhere = [
         _header(name, response_value(value)) for name, value in sorted(global_response_headers(settings).items())
     ]
-    return hcm_pb2.LocalReplyConfig(mappers=_mappers(everywhere, read_branding(settings.branding)))
+    mappers = list(_mappers(everywhere, read_branding(settings.branding)))
+    if settings.escaped_slashes is EscapedSlashes.UNESCAPE_AND_REDIRECT:
+        mappers.insert(0, _straight(everywhere))
+    return hcm_pb2.LocalReplyConfig(mappers=mappers)
+
+
+def _straight(headers: _Headers) -> hcm_pb2.ResponseMapper:
+    """Where Envoy sends whoever asks for a path with escaped slashes, with the host.
+
+    It says the path alone, and `/%2Fevil.example` unescaped is the address of another host.
+    """
+    here = base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key="location", value="//%REQ(:AUTHORITY)%%REQ(:PATH)%"),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS,
+    )
+    redirected = _both(_details(_NORMALIZED), _status(307))
+    return hcm_pb2.ResponseMapper(filter=redirected, headers_to_add=[*headers, here])
 
 
 def _mappers(headers: _Headers, branding: Branding) -> Iterator[hcm_pb2.ResponseMapper]:
@@ -100,11 +117,14 @@ def _flags(flags: tuple[str, ...]) -> _Filter:
 
 def _unanswered() -> _Filter:
     """The authorization service could not be asked."""
-    is_503 = accesslog_pb2.ComparisonFilter(op=accesslog_pb2.ComparisonFilter.EQ)
-    is_503.value.default_value = 503
-    is_503.value.runtime_key = "pomerium.authorize_unanswered_status"  # a key is required; nobody sets it
-    refused = _Filter(status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=is_503))
-    return _both(_flags(("UAEX",)), refused, _not_answered())
+    return _both(_flags(("UAEX",)), _status(503), _not_answered())
+
+
+def _status(code: int) -> _Filter:
+    equals = accesslog_pb2.ComparisonFilter(op=accesslog_pb2.ComparisonFilter.EQ)
+    equals.value.default_value = code
+    equals.value.runtime_key = "pomerium.authorize_unanswered_status"  # a key is required; nobody sets it
+    return _Filter(status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=equals))
 
 
 def _not_answered() -> _Filter:

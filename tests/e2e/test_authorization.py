@@ -219,14 +219,14 @@ async def test_a_deny_wins_over_everything() -> None:
         ("/pub/;/../../secret", 403, ""),
         ("/PUB/x", 403, ""),
         ("/secret?/pub/", 403, ""),
-        ("/pub/%zz", 403, ""),
-        ("/pub/%c0%ae", 403, ""),
+        ("/pub/%zz", 400, ""),
+        ("/pub/%c0%ae", 400, ""),
         ("/pub%2f..%2fsecret", 400, ""),
         ("/pub/%00", 400, ""),
     ],
 )
 async def test_a_policy_and_the_upstream_read_the_same_path(sent: str, status: int, upstream: str) -> None:
-    """P-16: normalised and decoded; where decoding fails there is no path."""
+    """P-16: normalised and decoded; where decoding fails nobody can say what an upstream reads."""
     below = route("paths", policies=[policy("allow: {and: [{http_path: {starts_with: /pub/}}]}")])
     async with open_gate(below) as gate:
         reader, writer = await asyncio.open_connection("127.0.0.1", gate.port)

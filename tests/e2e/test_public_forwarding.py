@@ -183,8 +183,11 @@ async def requests_arrive_clean(stage: Stage, upstream: Upstream) -> None:
     assert seen.values("x-token") == [""]  # nobody signed in; what the visitor sent does not stand in for it
     assert seen.values("cookie") == ["a=1; b=2"]
     assert seen.values("x-gone") == []
-    assert [name for name in spelled if name.lower().startswith("x-pomerium-")] == []
-    assert seen.values("x-mail") == []
+    # The route tells who calls, so the agent is asked about it, and says that it is nobody.
+    assert [name for name in spelled if name.lower().startswith("x-pomerium-")] == ["X-Pomerium-Jwt-Assertion"]
+    [assertion] = seen.values("x-pomerium-jwt-assertion")
+    assert assertion.count(".") == 2
+    assert not any(seen.values("x-mail"))
     [forwarded] = seen.values("x-forwarded-for")
     assert forwarded.startswith("203.0.113.7,")  # and ours; Envoy writes its own address for loopback
     assert seen.values("x-forwarded-proto") == ["https"]

@@ -71,9 +71,18 @@ async def test_odd_paths_and_headers_are_handled_as_the_settings_say() -> None:
             await stage.apply(app, settings=away)
             async with visit(stage.world, stage.replica) as visitor:
                 moved = await visitor.ask("app.DOMAIN", "/a%2Fb?c")
-                assert (moved.status, moved.headers["location"]) == (307, "/a/b?c")
+                here = f"//{visitor.name('app.DOMAIN')}"
+                assert (moved.status, moved.headers["location"]) == (307, f"{here}/a/b?c")
+                sly = await visitor.ask("app.DOMAIN", "/%2Fevil.example/x")
+                assert sly.headers["location"].startswith(f"{here}/"), sly
                 async with visitor.connect(alpn="h2") as line:
                     assert line.protocol is None
+            await stage.apply(
+                app, settings=settings(path_with_escaped_slashes_action="unescape_and_redirect", merge_slashes=False)
+            )
+            async with visit(stage.world, stage.replica) as visitor:
+                sly = await visitor.ask("app.DOMAIN", "/%2Fevil.example/x")
+                assert sly.headers["location"].startswith(f"{here}/"), sly
 
             await stage.apply(
                 app, settings=settings(use_proxy_protocol=True, xff_num_trusted_hops=1, timeout_idle="0.5s")
