@@ -115,7 +115,9 @@ def _stand_in(route: Route, before: Mapping[str, Route], fault_id: str) -> Route
     """The accepted version of the route, never more open than the refused one, or a 503 at its place."""
     kept = before.get(route.id)
     if kept is not None and not isinstance(kept.action, Unavailable):
-        return no_more_open(kept, route.access, public=route.public, version=route.key)
+        kept = no_more_open(kept, route.access, public=route.public, version=route.key)
+        if kept is not None:
+            return kept
     key = hashlib.sha256(f"blamed\0{route.key}\0{fault_id}".encode()).hexdigest()[:32]
     return Route(
         id=route.id,

@@ -20,7 +20,7 @@ from pomerium_agent.config.kubernetes import names_somebody
 from pomerium_agent.config.snapshot import Kind as SourceKind
 from pomerium_agent.config.snapshot import MatchKind, Route, Source
 from pomerium_agent.look import Portal, PortalRoute, read_branding, render_portal
-from pomerium_agent.policy import Kind, evaluate, outcome
+from pomerium_agent.policy import Kind, judge_all
 from pomerium_agent.policy.facts import STRANGER, Facts, Request
 from pomerium_agent.sessions.identity import Resolved
 
@@ -77,7 +77,7 @@ def _opens(route: Route, resolved: Resolved | None, visit: Visit, now: datetime)
         ip=_address(visit.peer),
     )
     facts = Facts(request, resolved.identity if resolved else STRANGER, now=now)
-    return outcome(evaluate(route.access.policy, facts)).kind in SHOWN
+    return judge_all(route.access.policies, facts)[1].kind in SHOWN
 
 
 def _first_page(route: Route) -> str:

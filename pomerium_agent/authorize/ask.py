@@ -15,6 +15,8 @@ from pomerium_agent.authorize.decide import (
     NEEDS_SESSION,
     NO_IMPERSONATION,
     POMERIUM_ROUTE,
+    UNREADABLE,
+    reads_path,
 )
 from pomerium_agent.authorize.denials import Denied
 from pomerium_agent.authorize.gather import address, decoded_path
@@ -238,9 +240,13 @@ def _judged(facts: Facts, snapshot: ConfigSnapshot, route: Route, chain: str) ->
 def _explained(route: Route, facts: Facts, faults: Sequence[Fault], *, named: bool = True) -> dict[str, Any]:
     if isinstance(route.action, Unavailable):
         return _aside(route, route.action.fault_id, facts, faults)
+    if facts.request.raw_path and not facts.request.path and reads_path(route.access.policies):
+        note = "a policy looks at the path, and this one has an escape that stands for no text"
+        return _answer(facts, "deny", 400, route=route, deny_reasons=UNREADABLE.reasons, note=note)
     said = explain(route.access.policy, facts).to_json()
-    if said["decision"] == "allow" and route.access.also is not None:
-        said = explain(route.access.also, facts).to_json()
+    for policy in route.access.also:
+        if said["decision"] == "allow":
+            said = explain(policy, facts).to_json()
     told = _answer(facts, "deny", 403, route=route) | said
     fault = next((each for each in faults if each.route_id == route.id and not each.warning), None)
     if fault is not None:

@@ -24,6 +24,7 @@ from pomerium_agent.authorize.respond import respond
 from pomerium_agent.authorize.rules import NO_RULES, RouteRules, Rules
 from pomerium_agent.authorize.serverless import ServerlessTokens
 from pomerium_agent.authorize.who import STRANGER, Finder, Who
+from pomerium_agent.config.trust import ClientTrust
 from pomerium_agent.databroker.memory import MemoryBackend
 from pomerium_agent.errors import BearerRejected, DatabrokerUnavailable
 from pomerium_agent.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
@@ -63,11 +64,12 @@ class _Generation:
         if former is None:
             return route
         if asked not in self._crossed:
+            # All but the say of the present one is of the former, whose upstream gets it: headers, tokens, names.
+            same = route.client_trust == former.client_trust
             self._crossed[asked] = replace(
-                route,
-                checksum=former.checksum,
-                also=(*route.also, former.policy, *former.also),
-                client_trust=route.client_trust or former.client_trust,
+                former,
+                also=(*former.also, route.policy, *route.also),
+                client_trust=former.client_trust if same else ClientTrust(),
             )
         return self._crossed[asked]
 

@@ -1,6 +1,6 @@
 """Yes or no: the ordered rules of authorization, pure and total. Silence means no."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.rules import RouteRules
 from pomerium_agent.authorize.who import STRANGER, Who
 from pomerium_agent.config.kubernetes import TOKEN_MISSING, names_somebody
-from pomerium_agent.policy import Kind, Result, Verdict, evaluate, outcome
+from pomerium_agent.policy import Kind, Result, RoutePolicy, Verdict, judge_all
 from pomerium_agent.policy.facts import STRANGER as NOBODY
 from pomerium_agent.policy.facts import Facts as PolicyFacts
 from pomerium_agent.policy.facts import Request
@@ -133,26 +133,24 @@ def no_such_route(case: Case) -> Decision | None:
     return NOT_FOUND if case.route is None else None
 
 
+def reads_path(policies: Iterable[RoutePolicy]) -> bool:
+    """Whether any of them looks at the path."""
+    return any("path" in policy.reads for policy in policies)
+
+
 def unreadable_path(case: Case) -> Decision | None:
     """A deny for `/admin` says nothing of `/admin/%zz`, which an upstream may well take for a page of it."""
     question, route = case.question, case.route
     if route is None or not question.raw_path or question.path:
         return None
-    asked = any("path" in policy.reads for policy in (route.policy, *route.also))
-    return UNREADABLE if asked else None
+    return UNREADABLE if reads_path(route.policies) else None
 
 
 def policy_says(case: Case) -> Decision | None:
     """The order of authorize 7, exactly (A-12)."""
     if case.route is None:
         return None
-    facts = case.facts()
-    verdict = evaluate(case.route.policy, facts)
-    found = outcome(verdict)
-    for policy in case.route.also:
-        if found.kind is Kind.ALLOWED:
-            verdict = evaluate(policy, facts)
-            found = outcome(verdict)
+    verdict, found = judge_all(case.route.policies, case.facts())
     if found.kind is Kind.ALLOWED and case.route.kubernetes:
         if not case.route.kubernetes_token:
             return _denied(403, TOKEN_MISSING)

@@ -25,7 +25,7 @@ from pomerium_agent.sessions.bearer import BearerRule
 from pomerium_agent.sessions.jwt import JwtProvider
 from pomerium_agent.sessions.signer import Signer, read_published, read_signer
 
-OFFERED = 4  # versions of the configuration that Envoy may still take or have taken, beside the one in force
+OFFERED = 16  # versions of the configuration that Envoy may still take or have taken, beside the one in force
 FORMER_KEYS = 4  # of tokens before that are still published
 _AFFINE = (LoadBalancing.RING_HASH, LoadBalancing.MAGLEV)
 _FORMATS: Mapping[BearerFormat, bearer.BearerFormat] = {
@@ -114,7 +114,7 @@ def _route(route: Route, settings: Settings) -> RouteRules:
         checksum=checksum(route),
         name=route.name,
         policy=access.policy,
-        also=(access.also,) if access.also is not None else (),
+        also=access.also,
         show_error_details=access.show_error_details,
         pass_identity_headers=passes,
         issuer_uri=settings.issuer_uri if access.issuer_uri is None else access.issuer_uri,

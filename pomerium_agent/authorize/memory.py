@@ -89,7 +89,7 @@ class Memory:
 
 def looks_of(route: RouteRules) -> tuple[Look, ...] | None:
     """What of a request the permissions of a route depend on; None: they cannot be remembered."""
-    reads = set(frozenset().union(*(policy.reads for policy in _policies(route))) - IGNORED)
+    reads = set(frozenset().union(*(policy.reads for policy in route.policies)) - IGNORED)
     if route.serverless_audience:
         return None
     names = _header_names(route, reads)
@@ -123,7 +123,7 @@ def _header_names(route: RouteRules, reads: set[str]) -> set[str] | None:
     names: set[str] = set()
     if "headers" in reads:
         reads.discard("headers")
-        if not all(_plain(policy) for policy in _policies(route)):
+        if not all(_plain(policy) for policy in route.policies):
             return None
         names.update(PREFLIGHT)
     for _, template in route.set_request_headers:
@@ -134,10 +134,6 @@ def _header_names(route: RouteRules, reads: set[str]) -> set[str] | None:
                 elif part.path[1:] and part.path[1].startswith("client_cert"):
                     reads.add("certificate")
     return names
-
-
-def _policies(route: RouteRules) -> tuple[RoutePolicy, ...]:
-    return (route.policy, *route.also)
 
 
 def _plain(policy: RoutePolicy) -> bool:

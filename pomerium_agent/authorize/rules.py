@@ -68,6 +68,11 @@ class RouteRules:
     stat_name: str = ""
     limits_users: bool = False  # Envoy counts the requests of each user
 
+    @property
+    def policies(self) -> tuple[RoutePolicy, ...]:
+        """All that have to allow."""
+        return (self.policy, *self.also)
+
 
 NONE_BEFORE: Mapping[tuple[str, int], RouteRules] = MappingProxyType({})
 

@@ -14,8 +14,9 @@ def sort_key(
 
     Wildcard hosts share one virtual host, and there the one with more literal characters comes first, so that
     `*.z.example.com` is not shadowed by `*.example.com` (routes 3.6). Then: from ascending, path descending,
-    regex priority descending and unset last, regex descending, prefix descending, id ascending. `from` counts as what
-    it means and not as it is spelled, or a public route of `https://app` would go before `/admin` of `https://app/`.
+    regex priority descending and unset last, regex descending, prefix descending, id ascending. `from` counts as the
+    host that it means and not as it is spelled: or what is open to everybody on `https://app` or `https://*.app` would
+    go before `/admin` of `http://app`, `https://app/` or `https://*.app:8443`.
     """
     wildcard = source.wildcard
     return (
@@ -38,7 +39,7 @@ def sort_key_of(route: Route) -> SortKey:
         route.source,
         path=value if kind is MatchKind.PATH else "",
         regex=value if kind is MatchKind.REGEX else "",
-        prefix=value if kind is MatchKind.PREFIX else "",
+        prefix=value if kind is MatchKind.PREFIX and not route.bare else "",
         regex_priority=route.regex_priority,
         route_id=route.id,
     )

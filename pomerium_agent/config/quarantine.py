@@ -23,29 +23,43 @@ def stand_in(checked: CheckedRoute, fault: Fault, accepted: Mapping[str, Route])
     made a mistake elsewhere in it must not find it open.
     """
     before = accepted.get(checked.id)
-    if before is not None and not isinstance(before.action, Unavailable):
-        before = no_more_open(before, checked.access, public=checked.public, version=checked.version)
-        return sort_key_of(before), before
+    if before is not None and not isinstance(before.action, Unavailable) and not _unknown_policy(checked):
+        kept = no_more_open(before, checked.access, public=checked.public, version=checked.version)
+        if kept is not None:
+            return sort_key_of(kept), kept
     if checked.source is None or checked.place is None:
         return None
     return checked.place, unavailable(checked, checked.source, checked.match or EVERYTHING, fault, checked.id)
 
 
-def no_more_open(before: Route, access: Access, *, public: bool, version: str) -> Route:
+def no_more_open(before: Route, access: Access, *, public: bool, version: str) -> Route | None:
     """An accepted version that lets in whom it let in, if the one it stands in for would too.
 
-    `access`, `public` and `version` (a hash of all of it) are those of the other one.
+    `access`, `public` and `version` (a hash of all of it) are those of the other one. None: the two do not even mean
+    the same by a visitor's certificate or token, so that neither can answer for the other.
     """
     mine = before.access
-    client_ca = access.client_ca or mine.client_ca  # with one that cannot be read nothing could be judged
+    # An authority that cannot be read may be what is wrong; the one before is still asked for then.
+    trusted = access.client_ca == mine.client_ca or (access.client_ca == "" and mine.client_ca)
+    if not trusted or _evidence(access) != _evidence(mine):
+        return None
     public = public and before.public
-    same = public or mine.also_of == version or (mine.also is None and access.policy == mine.policy)
-    if same and client_ca == mine.client_ca and public == before.public:
+    same = public or mine.also_of == version or (mine.also == access.also and access.policy == mine.policy)
+    if same and public == before.public:
         return before
-    stricter = replace(mine, client_ca=client_ca)
     if not same:
-        stricter = replace(stricter, also=access.policy, also_of=version)
-    return replace(before, access=stricter, public=public, key=_key("no-more-open", before.key, version))
+        mine = replace(mine, also=access.policies, also_of=version)
+    return replace(before, access=mine, public=public, key=_key("no-more-open", before.key, version))
+
+
+def _evidence(access: Access) -> tuple[object, ...]:
+    """How visitors show who they are, apart from certificates."""
+    return access.bearer_format, access.identity_providers, access.idp_client_id, access.access_token_audiences
+
+
+def _unknown_policy(checked: CheckedRoute) -> bool:
+    """Whether a policy of it is missing, which may have been the one that says no."""
+    return any(fault.field == "policy_ids" and not fault.warning for fault in checked.faults)
 
 
 def duplicate(checked: CheckedRoute, fault: Fault) -> tuple[SortKey, Route] | None:
@@ -69,7 +83,7 @@ def unavailable(checked: CheckedRoute, source: Source, match: Match, fault: Faul
         match=match,
         action=Unavailable(fault_id=fault.id),
         public=True,
-        access=Access(client_ca=checked.access.client_ca),  # whom the listener asks for certificates stays as meant
+        access=Access(client_ca=checked.access.client_ca or None),  # what is asked for stays as meant, if known
     )
 
 

@@ -147,6 +147,7 @@ def check_route(
             action=action,
             downstream_name=downstream_name,
             public=public,
+            bare=not route.prefix,
             regex_priority=route.regex_priority_order if route.HasField("regex_priority_order") else None,
             set_request_headers=set_request_headers,
             remove_request_headers=remove_request_headers,

@@ -76,9 +76,9 @@ class Source:
 
     @property
     def origin(self) -> str:
-        """What two spellings of one `from` have in common."""
+        """What two spellings of one `from` have in common: the host. Ports of their own sort before any port."""
         own = self.port is None or self.port == _PORTS.get(self.scheme)
-        return " ".join((f"{self.scheme}://{self.host}{'' if own else f':{self.port}'}", *self.targets))
+        return " ".join((self.host, "~" if own else f"{self.port:05}", *self.targets))
 
 
 class MatchKind(Enum):
@@ -269,7 +269,7 @@ class Access:
     """Who may use a route, and what is told of them. None means: as the settings say. By default, nobody may."""
 
     policy: RoutePolicy = NOBODY
-    also: RoutePolicy | None = None  # has to allow as well: of the faulty version that this one stands in for
+    also: tuple[RoutePolicy, ...] = ()  # have to allow as well: of the version that this one stands in for
     also_of: str = ""  # a hash of that version
     client_ca: str | None = None  # PEM, instead of the settings'; empty: it cannot be read, so no certificate is good
     show_error_details: bool = False
@@ -281,6 +281,11 @@ class Access:
     idp_client_id: str | None = None  # another client of the same provider, for this route alone
     idp_client_secret: Secret | None = None
     access_token_audiences: tuple[str, ...] | None = None  # None: as the settings say
+
+    @property
+    def policies(self) -> tuple[RoutePolicy, ...]:
+        """All that have to allow."""
+        return (self.policy, *self.also)
 
 
 CLOSED = Access()
@@ -302,6 +307,7 @@ class Route:
     action: Action
     downstream_name: str = ""  # a host that has the agent's own pages, and no route for this one's sake
     public: bool = False  # nobody can be turned away, so authorize need not be asked; anything else it decides
+    bare: bool = False  # no prefix was written down, so that everything else on its host goes first
     regex_priority: int | None = None
     set_request_headers: Mapping[str, str] = field(
         default_factory=lambda: NOTHING

@@ -11,7 +11,7 @@ from pomerium_agent.policy.document import Document, parse_policy
 from pomerium_agent.policy.explain import Explanation, explain
 from pomerium_agent.policy.legacy import RouteRules, SubPolicy
 from pomerium_agent.policy.results import Kind, Outcome, Result, Trace, Verdict, outcome
-from pomerium_agent.policy.route import PolicyCache, RoutePolicy, build_route_policy, evaluate
+from pomerium_agent.policy.route import PolicyCache, RoutePolicy, build_route_policy, evaluate, judge_all
 
 __all__ = [
     "Change",
@@ -34,6 +34,7 @@ __all__ = [
     "compile_policy",
     "evaluate",
     "explain",
+    "judge_all",
     "outcome",
     "parse_policy",
 ]

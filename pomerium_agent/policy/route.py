@@ -1,6 +1,6 @@
 """All policies of one route as one: the base policy and each sub-policy, combined (policy 3.2, 10, 11)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pomerium_agent.policy.compile import Answer, Compiled, Policy, any_sure, compile_policy, prepared_policy
@@ -15,6 +15,7 @@ from pomerium_agent.policy.results import (
     POLICY_INVALID,
     POLICY_UNSUPPORTED,
     Kind,
+    Outcome,
     Result,
     Trace,
     Verdict,
@@ -107,6 +108,16 @@ def build_route_policy(
     reads = scripts[0].policy.reads.union(*[script.policy.reads for script in scripts])
     personal = any(script.policy.personal for script in scripts)
     return RoutePolicy(scripts=scripts, dialect=dialect, reads=reads, personal=personal), complaints
+
+
+def judge_all(policies: Iterable[RoutePolicy], facts: Facts) -> tuple[Verdict, Outcome]:
+    """What the first of them says that does not allow; else what the last one says. There has to be one."""
+    for policy in policies:
+        verdict = evaluate(policy, facts)
+        found = outcome(verdict)
+        if found.kind is not Kind.ALLOWED:
+            break
+    return verdict, found
 
 
 @dataclass(slots=True)

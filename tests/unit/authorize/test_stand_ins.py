@@ -6,20 +6,22 @@ from typing import Any
 
 import pytest
 
+from pomerium_agent.agent.blame import Blame
 from pomerium_agent.authorize.decide import Case, decide
 from pomerium_agent.authorize.from_config import OFFERED, RulesBuilder
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.who import STRANGER, Who
-from pomerium_agent.config.snapshot import ConfigSnapshot
+from pomerium_agent.config.snapshot import ConfigSnapshot, Unavailable
 from pomerium_agent.envoyconfig.client_certificates import Asking, asking
 from pomerium_agent.policy import Kind
 from pomerium_agent.policy.facts import Identity
 from pomerium_agent.sessions.identity import Resolved
 from tests.fakes.client_certificates import root
-from tests.fakes.config_records import NOW, compiled, config, route
+from tests.fakes.config_records import NOW, compiled, config, entity, route
 from tests.unit.authorize.asking import ADA_ONLY, ANYBODY, KEY, NOBODY, SIGNER, cookie, policy, room, with_route
 from tests.unit.authorize.asking import route as rules_of
 
+OTHER_CA = base64.b64encode(root("Others").pem.encode()).decode()
 CA = base64.b64encode(root("Visitors").pem.encode()).decode()
 OPEN = {"id": "r", "allow_public_unauthenticated_access": True}
 STRICT = {"downstream_mtls": {"enforcement": "REJECT_CONNECTION"}}
@@ -38,19 +40,10 @@ def decided(snapshot: ConfigSnapshot, email: str = "", *, certificate_valid: boo
     return decide(Case(question=Question({}), route=rules, who=who, certificate_valid=certificate_valid, now=NOW)).kind
 
 
-@pytest.mark.parametrize(
-    ("meant", "settings"),
-    [
-        ({}, {"downstream_mtls": {"ca": CA}}),
-        ({"tls_downstream_client_ca": CA}, {}),
-        ({"tls_downstream_client_ca": "@@"}, {"downstream_mtls": {"ca": CA}}),
-    ],
-)
-def test_an_accepted_version_asks_for_the_certificates_that_the_new_one_was_meant_to(
-    meant: dict[str, Any], settings: dict[str, Any]
-) -> None:
-    """Whoever closes an open route with certificates, and makes a mistake beside it, must not find it open."""
-    faulty = config("c", route(**OPEN, **meant, timeout="-5s"), **settings)
+def test_an_accepted_version_asks_for_the_certificates_that_the_settings_now_demand() -> None:
+    """Whoever closes an open route with certificates, and makes a mistake in it, must not find it open."""
+    settings = {"downstream_mtls": {"ca": CA}}
+    faulty = config("c", route(**OPEN, timeout="-5s"), **settings)
     before, _ = compiled(config("c", route(**OPEN)))
 
     after, faults = compiled(faulty, previous=before)
@@ -63,6 +56,55 @@ def test_an_accepted_version_asks_for_the_certificates_that_the_new_one_was_mean
     assert again.routes[0].key == kept.key != before.routes[0].key
     assert decided(after) is Kind.CERTIFICATE
     assert decided(after, certificate_valid=True) is Kind.ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("was", "meant"),
+    [
+        ({}, {"tls_downstream_client_ca": CA}),
+        ({}, {"tls_downstream_client_ca": "@@"}),
+        ({"tls_downstream_client_ca": CA}, {"tls_downstream_client_ca": OTHER_CA}),
+        ({"tls_downstream_client_ca": CA}, {}),
+        ({}, {"bearer_token_format": "BEARER_TOKEN_FORMAT_IDP_ACCESS_TOKEN"}),
+        (
+            {"idp_access_token_allowed_audiences": {"values": ["a", "b"]}},
+            {"idp_access_token_allowed_audiences": {"values": ["a"]}},
+        ),
+        ({}, {"idp_client_id": "another", "idp_client_secret": "x"}),
+    ],
+)
+def test_an_accepted_version_that_takes_other_evidence_does_not_stay(
+    was: dict[str, Any], meant: dict[str, Any]
+) -> None:
+    """Neither version can say whom the other would have let in by it."""
+    before, faults = compiled(config("c", route(**OPEN, **was)))
+    assert not [fault for fault in faults if not fault.warning]
+
+    after, _ = compiled(config("c", route(**OPEN, **meant, timeout="-5s")), previous=before)
+
+    assert isinstance(after.routes[0].action, Unavailable)
+
+
+def test_an_authority_that_cannot_be_read_any_more_is_asked_for_as_before() -> None:
+    strict = {"id": "r", "allow_any_authenticated_user": True}
+    before, _ = compiled(config("c", route(**strict, tls_downstream_client_ca=CA), **STRICT))
+
+    after, faults = compiled(config("c", route(**strict, tls_downstream_client_ca="@@"), **STRICT), previous=before)
+
+    assert [fault.field for fault in faults if not fault.warning] == ["tls_downstream_client_ca"]
+    assert after.routes[0].action == before.routes[0].action
+    assert after.routes[0].access.client_ca == before.routes[0].access.client_ca
+    assert asking(after) is Asking.STRICTLY
+
+
+def test_an_accepted_version_does_not_stay_for_one_that_lacks_a_policy() -> None:
+    """It may have been the one that says no."""
+    before, _ = compiled(entity("r", route(**OPEN)))
+    lacking = entity("r", route(**OPEN, policy_ids=["gone"]))
+
+    after, _ = compiled(lacking, previous=before)
+
+    assert isinstance(after.routes[0].action, Unavailable)
 
 
 def test_an_accepted_version_lets_in_nobody_whom_the_new_one_would_not() -> None:
@@ -83,11 +125,13 @@ def test_an_accepted_version_lets_in_nobody_whom_the_new_one_would_not() -> None
 def test_one_faulty_route_does_not_turn_off_that_connections_are_rejected() -> None:
     """It may be the only one that brings an authority."""
     other = route(id="other", from_="https://other.example.com", allow_any_authenticated_user=True)
-    for meant in ({"tls_downstream_client_ca": CA, "timeout": "-5s"}, {"tls_downstream_client_ca": "@@", "regex": "("}):
-        snapshot, faults = compiled(config("c", route(id="r", **meant), other, **STRICT))
+    faulty, faults = compiled(config("c", route(id="r", tls_downstream_client_ca=CA, timeout="-5s"), other, **STRICT))
+    unreadable, _ = compiled(config("c", route(id="r", tls_downstream_client_ca="@@"), other, **STRICT))
 
-        assert [fault for fault in faults if not fault.warning]
-        assert asking(snapshot) is Asking.STRICTLY
+    assert [fault for fault in faults if not fault.warning]
+    assert asking(faulty) is Asking.STRICTLY
+    # With one that cannot be read there would be no certificate at all that opens the other route.
+    assert asking(unreadable) is Asking.NOT
 
 
 async def test_a_question_about_a_former_version_is_allowed_only_if_both_allow_it() -> None:
@@ -149,3 +193,29 @@ def test_former_versions_do_not_pile_up_while_envoy_takes_nothing() -> None:
 
     assert len(newest.former) == 1 + OFFERED
     assert ("r", in_force.routes["r"].checksum) in newest.former
+
+
+async def test_the_headers_of_a_former_version_go_to_its_upstream() -> None:
+    """And not those of the present one, which may be secrets of another upstream."""
+    former = replace(rules_of(ANYBODY, set_request_headers={"X-Key": "old"}), client_trust=None)
+    present = replace(rules_of(ANYBODY, set_request_headers={"X-Key": "new"}), checksum=8)
+    async with room(replace(with_route(present), former={("r1", 7): former})) as here:
+        assert here.ask(headers=cookie("s-ada"), checksum="7").headers["x-key"] == "old"
+        assert here.ask(headers=cookie("s-ada"), checksum="8").headers["x-key"] == "new"
+
+
+def test_what_envoy_refuses_keeps_what_it_stands_in_for() -> None:
+    """A search for the route that Envoy refuses does not forget that there is a stricter one to come."""
+    anybody = {"id": "r", "allow_any_authenticated_user": True}
+    one = {"id": "r", "allowed_users": ["root@example.com"], "timeout": "-5s"}
+    accepted, _ = compiled(config("c", route(**anybody)))
+    blame = Blame()
+    blame.accepted(accepted)
+    wanted, _ = compiled(config("c", route(**one), route(id="new", from_="https://new.example.com")), previous=accepted)
+
+    assert blame.rejected(wanted, "no")
+    offered, _ = blame.arrange(wanted)
+
+    kept = next(each for each in offered.routes if each.id == "r")
+    assert decided(replace(offered, routes=(kept,)), "eve@example.com") is Kind.DENIED
+    assert decided(replace(offered, routes=(kept,)), "root@example.com") is Kind.ALLOWED

@@ -33,19 +33,40 @@ def test_exact_paths_come_before_regexes_before_prefixes_before_everything() -> 
 
 
 @pytest.mark.parametrize(
-    "spelled", ["https://app.example.com/", "https://app.example.com:443", "https://APP.example.com"]
+    ("one", "other"),
+    [
+        ("https://app.example.com", "https://app.example.com/"),
+        ("https://app.example.com", "https://app.example.com:443"),
+        ("https://app.example.com", "https://APP.example.com"),
+        ("https://app.example.com", "http://app.example.com"),
+        ("https://*.app.example.com", "https://*.app.example.com:443"),
+    ],
 )
-def test_a_host_that_is_spelled_in_two_ways_is_one(spelled: str) -> None:
+def test_a_host_that_is_spelled_in_two_ways_is_one(one: str, other: str) -> None:
     """Or what is open to everybody on one of them would catch what the other one guards."""
-    everything = route(id="open", from_="https://app.example.com", allow_public_unauthenticated_access=True)
-    guarded = route(id="guarded", from_=spelled, prefix="/admin")
+    for first, second in ((one, other), (other, one)):
+        everything = route(id="open", from_=first, allow_public_unauthenticated_access=True)
 
-    assert order(config("c", everything, guarded)) == ["guarded", "open"]
-    swapped = route(id="open", from_=spelled, allow_public_unauthenticated_access=True)
-    assert order(config("c", swapped, route(id="guarded", from_="https://app.example.com", prefix="/admin"))) == [
-        "guarded",
-        "open",
-    ]
+        assert order(config("c", everything, route(id="guarded", from_=second, prefix="/admin"))) == ["guarded", "open"]
+
+
+def test_a_port_of_its_own_goes_before_any_port() -> None:
+    """Where hosts with a wildcard share one virtual host."""
+    everything = route(id="a", from_="https://*.example.com", allow_public_unauthenticated_access=True)
+
+    assert order(config("c", everything, route(id="b", from_="https://*.example.com:8443"))) == ["b", "a"]
+
+
+def test_a_route_without_a_prefix_keeps_its_place_behind_one_with_a_slash() -> None:
+    """Also as an accepted version of itself."""
+    bare = route(id="a", allow_public_unauthenticated_access=True)
+    slash = route(id="b", prefix="/")
+    before, _ = compiled(config("c", bare, slash))
+    after, _ = compiled(
+        config("c", route(id="a", allow_public_unauthenticated_access=True, timeout="-5s"), slash), previous=before
+    )
+
+    assert [each.id for each in before.routes] == [each.id for each in after.routes] == ["b", "a"]
 
 
 def test_each_key_counts_in_its_turn() -> None:
