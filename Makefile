@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Rebuilt when what is installed may have changed: dependencies, the build hook, a wire contract.
 READY := .make/ready
-# Most of an end-to-end test is waiting for processes, so that a worker more than small machines have CPUs pays.
-E2E_WORKERS ?= 3
+# Tests wait a good deal, for threads, databases and processes, so that a worker more than small machines have CPUs pays.
+WORKERS ?= 3
 OIDC := tests/oidc/node_modules/.package-lock.json
 PROTOS := $(shell find proto -name '*.proto')
 
@@ -38,14 +38,14 @@ check: $(READY) ## Format, lint, types, floors and fast tests: the inner loop
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n auto --dist loadfile -m 'not e2e and not system' tests
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m 'not e2e and not system' tests
 
 format: $(READY) ## Let ruff write the formatting and the fixes it is sure of
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 e2e: $(READY) oidc ## Tests with real processes: Envoy, console, agent
-	$(BIN)/pytest -q -m e2e -n $(E2E_WORKERS) --dist loadfile --timeout 120 tests
+	$(BIN)/pytest -q -m e2e -n $(WORKERS) --dist loadfile --timeout 120 tests
 
 test: check e2e ## Everything
 

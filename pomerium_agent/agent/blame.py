@@ -11,9 +11,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.config.order import sort_key_of
 from pomerium_agent.config.quarantine import no_more_open
-from pomerium_agent.config.snapshot import Access, ConfigSnapshot, Fault, Match, MatchKind, Route, Unavailable
+from pomerium_agent.config.snapshot import Access, ConfigSnapshot, Fault, Route
+from pomerium_agent.config.source import Match, MatchKind
 
 REASON_LIMIT = 300
 

@@ -16,7 +16,7 @@ from pomerium_agent.authenticate import PublicKeys, Site, build_site
 from pomerium_agent.authorize import NO_RULES, Rules
 from pomerium_agent.authorize.from_config import RulesBuilder
 from pomerium_agent.config import Compiled, ConfigSnapshot
-from pomerium_agent.config.snapshot import Unavailable
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.envoy.admin import EnvoyAdmin
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.envoy.ads_state import Delivery, Rejection

@@ -17,8 +17,9 @@ from pomerium_agent.authenticate.visit import Visit
 from pomerium_agent.authenticate.visitor import Visitor, find_visitor
 from pomerium_agent.config.hosts import provider_of_route
 from pomerium_agent.config.kubernetes import names_somebody
-from pomerium_agent.config.snapshot import Kind as SourceKind
-from pomerium_agent.config.snapshot import MatchKind, Route, Source
+from pomerium_agent.config.snapshot import Route
+from pomerium_agent.config.source import Kind as SourceKind
+from pomerium_agent.config.source import MatchKind, Source
 from pomerium_agent.look import Portal, PortalRoute, read_branding, render_portal
 from pomerium_agent.policy import Kind, judge_all
 from pomerium_agent.policy.facts import STRANGER, Facts, Request

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.config.hosts import provider_of_route, providers_of_hosts
 from pomerium_agent.config.login import Login
-from pomerium_agent.config.snapshot import ConfigSnapshot, Route, Unavailable
+from pomerium_agent.config.snapshot import ConfigSnapshot, Route
 from pomerium_agent.idp.settings import ProviderSettings
 
 MAX_HOST = 253  # characters of a name in DNS; several stars and a long host would take their time

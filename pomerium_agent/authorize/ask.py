@@ -21,8 +21,9 @@ from pomerium_agent.authorize.decide import (
 from pomerium_agent.authorize.denials import Denied
 from pomerium_agent.authorize.gather import address, decoded_path
 from pomerium_agent.authorize.locate import CONNECT, Located, asks_for_udp, locate, normalized
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.config.kubernetes import names_somebody
-from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Route, Unavailable
+from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Route
 from pomerium_agent.config.urls import ascii_host
 from pomerium_agent.envoyconfig.route import checksum
 from pomerium_agent.envoyconfig.virtual_hosts import has_port

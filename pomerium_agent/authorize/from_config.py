@@ -5,18 +5,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pomerium_agent.authorize.rules import DEFAULT_LOG_FIELDS, RouteRules, Rules
+from pomerium_agent.config.action import Forward, LoadBalancing, Unavailable
 from pomerium_agent.config.hosts import provider_of_route, providers_of_hosts
 from pomerium_agent.config.limit import RateKey
 from pomerium_agent.config.login import Flow
-from pomerium_agent.config.snapshot import (
-    BearerFormat,
-    ConfigSnapshot,
-    Forward,
-    LoadBalancing,
-    Route,
-    Settings,
-    Unavailable,
-)
+from pomerium_agent.config.snapshot import BearerFormat, ConfigSnapshot, Route, Settings
 from pomerium_agent.config.templates import parse_template
 from pomerium_agent.envoyconfig.route import checksum
 from pomerium_agent.look.branding import read_branding

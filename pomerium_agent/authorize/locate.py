@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import re2
 
-from pomerium_agent.config.snapshot import ConfigSnapshot, EscapedSlashes, Kind, MatchKind, Route, Settings
+from pomerium_agent.config.snapshot import ConfigSnapshot, EscapedSlashes, Route, Settings
+from pomerium_agent.config.source import Kind, MatchKind
 from pomerium_agent.envoyconfig.virtual_hosts import authority_regexes, has_port, host_names, literal_length
 
 CONNECT = "CONNECT"

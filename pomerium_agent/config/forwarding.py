@@ -3,6 +3,16 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from pomerium_agent.config.action import (
+    Action,
+    CircuitBreakers,
+    Endpoint,
+    Forward,
+    LoadBalancing,
+    Transport,
+    Upstream,
+    UpstreamTls,
+)
 from pomerium_agent.config.complaints import Complaints
 from pomerium_agent.config.durations import parse_duration
 from pomerium_agent.config.health import parse_health_checks, parse_outlier_detection
@@ -13,17 +23,7 @@ from pomerium_agent.config.rewrites import (
     parse_response,
     parse_upgrades,
 )
-from pomerium_agent.config.snapshot import (
-    Action,
-    CircuitBreakers,
-    Endpoint,
-    Forward,
-    Kind,
-    LoadBalancing,
-    Transport,
-    Upstream,
-    UpstreamTls,
-)
+from pomerium_agent.config.source import Kind
 from pomerium_agent.config.upstream_tls import ReadFile, parse_upstream_tls, with_server_name
 from pomerium_agent.config.urls import parse_upstreams, with_weights
 from pomerium_agent.pb.pomerium import config_pb2

@@ -6,10 +6,11 @@ from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from pomerium_agent.config.action import Action, Forward
 from pomerium_agent.config.complaints import Complaints, Unusable
 from pomerium_agent.config.identity_providers import LOOPBACK
 from pomerium_agent.config.pem import parse_private_key
-from pomerium_agent.config.snapshot import Action, Forward, GoogleAccount
+from pomerium_agent.config.snapshot import GoogleAccount
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Secret
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 
 from google.protobuf.message import DecodeError, Message
 
+from pomerium_agent.config.action import Endpoint, Transport
 from pomerium_agent.config.complaints import Complaints
 from pomerium_agent.config.pgv import violations
-from pomerium_agent.config.snapshot import Endpoint, Transport
 from pomerium_agent.pb.envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
 from pomerium_agent.pb.envoy.config.core.v3.health_check_pb2 import HealthCheck
 from pomerium_agent.pb.envoy.type.v3.http_pb2 import HTTP3

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from pomerium_agent.config.login import Login, provider_of
-from pomerium_agent.config.snapshot import MatchKind, Route
+from pomerium_agent.config.snapshot import Route
+from pomerium_agent.config.source import MatchKind
 from pomerium_agent.idp.settings import ProviderSettings
 
 OWN_PATH = "/.pomerium/"

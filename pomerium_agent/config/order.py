@@ -1,6 +1,7 @@
 """The order in which Envoy tries routes: first match wins, so this is where precedence lives (routes 3.5, 3.6)."""
 
-from pomerium_agent.config.snapshot import MatchKind, Route, Source
+from pomerium_agent.config.snapshot import Route
+from pomerium_agent.config.source import MatchKind, Source
 
 _INVERT = bytes(range(255, -1, -1))
 

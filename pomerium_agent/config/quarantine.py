@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.config.order import SortKey, sort_key_of
 from pomerium_agent.config.routes import CheckedRoute
-from pomerium_agent.config.snapshot import Access, Fault, Match, MatchKind, Route, Source, Unavailable
-
-EVERYTHING = Match(MatchKind.PREFIX)
+from pomerium_agent.config.snapshot import Access, Fault, Route
+from pomerium_agent.config.source import EVERYTHING, Match, Source
 
 
 def stand_in(checked: CheckedRoute, fault: Fault, accepted: Mapping[str, Route]) -> tuple[SortKey, Route] | None:

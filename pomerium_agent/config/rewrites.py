@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
+from pomerium_agent.config.action import DirectResponse, Endpoint, HostRewrite, Redirect
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.headers import parse_header_name
 from pomerium_agent.config.kubernetes import is_kubernetes
 from pomerium_agent.config.regexes import parse_regex, parse_rewrite
-from pomerium_agent.config.snapshot import DirectResponse, Endpoint, HostRewrite, Match, MatchKind, Redirect
+from pomerium_agent.config.source import Match, MatchKind
 from pomerium_agent.pb.pomerium import config_pb2
 
 REDIRECT_CODES = (301, 302, 303, 307, 308)

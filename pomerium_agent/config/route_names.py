@@ -4,7 +4,7 @@ import hashlib
 
 from pomerium_agent.config.complaints import shown
 from pomerium_agent.config.order import SortKey, sort_key
-from pomerium_agent.config.snapshot import Source
+from pomerium_agent.config.source import Source
 from pomerium_agent.config.urls import display
 from pomerium_agent.pb.pomerium import config_pb2
 

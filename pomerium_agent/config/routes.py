@@ -21,7 +21,8 @@ from pomerium_agent.config.rate_limits import count_by_address, parse_route_limi
 from pomerium_agent.config.rewrites import parse_match
 from pomerium_agent.config.route_login import check_login, check_whitelists
 from pomerium_agent.config.route_names import from_of, place_of, route_id, subject_of
-from pomerium_agent.config.snapshot import NO_SECRET, Access, Fault, Kind, Match, MatchKind, Route, Source
+from pomerium_agent.config.snapshot import NO_SECRET, Access, Fault, Route
+from pomerium_agent.config.source import Kind, Match, MatchKind, Source
 from pomerium_agent.config.support import check_support
 from pomerium_agent.config.templates import asks_who
 from pomerium_agent.config.upstream_tls import ReadFile, parse_downstream_ca

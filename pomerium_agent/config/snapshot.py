@@ -5,7 +5,6 @@ ConfigSnapshot can build Envoy resources from it without being able to fail.
 """
 
 import hashlib
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,8 +12,10 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+from pomerium_agent.config.action import DEFAULT_BREAKERS, Action, CircuitBreakers
 from pomerium_agent.config.limit import LOGIN_LIMIT, RateLimit
 from pomerium_agent.config.login import Login
+from pomerium_agent.config.source import EVERYTHING, Match, Source
 from pomerium_agent.config.tracing import NO_TRACING, Tracing
 from pomerium_agent.config.trust import NO_CLIENT_CERTIFICATES, ClientCertificates
 from pomerium_agent.policy import RoutePolicy
@@ -44,203 +45,6 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.field}: {self.reason}; {self.remedy} [{self.id}]"
-
-
-# --- where requests come from ---------------------------------------------------------------------
-
-_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
-
-
-class Kind(Enum):
-    """What a `from` URL asks for."""
-
-    HTTP = "http"
-    TCP = "tcp"
-    UDP = "udp"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A parsed `from` URL (routes 3.1). `host` is lower-case ASCII without a port and may hold `*`."""
-
-    url: str
-    kind: Kind
-    scheme: str
-    host: str
-    port: int | None = None
-    targets: tuple[str, ...] = ()  # tcp and udp behind a shared front host: "target:port"
-
-    @property
-    def wildcard(self) -> bool:
-        return "*" in self.host
-
-    @property
-    def origin(self) -> str:
-        """What two spellings of one `from` have in common: the host. Ports of their own sort before any port."""
-        own = self.port is None or self.port == _PORTS.get(self.scheme)
-        return " ".join((self.host, "~" if own else f"{self.port:05}", *self.targets))
-
-
-class MatchKind(Enum):
-    PREFIX = "prefix"
-    PATH = "path"
-    REGEX = "regex"
-    CONNECT = "connect"
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """One matcher for the path of a request (routes 3.4)."""
-
-    kind: MatchKind
-    value: str = "/"
-
-
-# --- where requests go ----------------------------------------------------------------------------
-
-
-class Transport(Enum):
-    """How bytes reach an upstream (routes 3.3)."""
-
-    HTTP = "http"
-    HTTPS = "https"
-    H2C = "h2c"
-    TCP = "tcp"
-    UDP = "udp"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """One `to` URL. With `pipe` set, it is a unix socket and host, port and path mean nothing."""
-
-    url: str  # as written, without the weight
-    transport: Transport
-    host: str = ""  # as Envoy dials it: `localhost` is already 127.0.0.1
-    port: int = 0
-    hostname: str = ""  # host[:port] as written: the Host header under auto_host_rewrite
-    path: str = ""
-    pipe: str = ""
-    weight: int | None = None  # at least 1
-    server_name: str = ""  # SNI and SAN to verify; empty when there is none to verify against
-
-    @property
-    def tls(self) -> bool:
-        return self.transport is Transport.HTTPS
-
-    @property
-    def is_ip(self) -> bool:
-        """Whether `host` is an address literal, which needs no resolving."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamTls:
-    """How an upstream proves who it is, and how we do. PEM texts; an empty `custom_ca` means the system's."""
-
-    skip_verify: bool = False
-    custom_ca: str = ""
-    client_certificate: str = ""
-    client_key: str = field(default="", repr=False)
-    allow_renegotiation: bool = False
-
-
-class LoadBalancing(Enum):
-    """By name, since Pomerium's numbers are not Envoy's (routes 1.5)."""
-
-    ROUND_ROBIN = "ROUND_ROBIN"
-    MAGLEV = "MAGLEV"
-    RANDOM = "RANDOM"
-    RING_HASH = "RING_HASH"
-    LEAST_REQUEST = "LEAST_REQUEST"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitBreakers:
-    """None means: as the layer below says (settings, then Envoy)."""
-
-    max_connections: int | None = None
-    max_pending_requests: int | None = None
-    max_requests: int | None = None
-    max_retries: int | None = None
-    max_connection_pools: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
-    """What becomes an Envoy cluster: equal upstreams of one route id make an equal cluster."""
-
-    endpoints: tuple[Endpoint, ...]
-    tls: UpstreamTls = UpstreamTls()
-    http1_only: bool = False  # websockets were allowed, and an upgrade needs HTTP/1.1
-    load_balancing: LoadBalancing = LoadBalancing.ROUND_ROBIN
-    healthy_panic_threshold: int | None = None  # percent
-    health_checks: tuple[bytes, ...] = ()  # envoy.config.core.v3.HealthCheck, validated and serialised
-    outlier_detection: bytes = b""  # envoy.config.cluster.v3.OutlierDetection, likewise; empty: none
-    circuit_breakers: CircuitBreakers = CircuitBreakers()
-    dns_v4_only: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostRewrite:
-    """Which Host the upstream sees; at most one of the first three is set (routes 4.2)."""
-
-    literal: str = ""
-    header: str = ""
-    path_regex: str = ""
-    path_substitution: str = ""
-    preserve: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forward:
-    """Send the request on."""
-
-    upstream: Upstream
-    prefix_rewrite: str = ""
-    regex_rewrite: str = ""
-    regex_substitution: str = ""
-    host_rewrite: HostRewrite = HostRewrite()
-    timeout: timedelta | None = None  # None: settings.default_upstream_timeout; zero: no limit (routes 6.1)
-    idle_timeout: timedelta | None = None  # None: unset, so the connection manager's applies
-    append_forwarded_host: bool = True
-    upgrades: tuple[tuple[str, bool], ...] = (("websocket", False), ("spdy/3.1", False))
-    connect: bool = False  # terminate CONNECT here (tcp and udp upstreams)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Redirect:
-    """Answer with a redirect. None means: leave this part of the URL alone."""
-
-    https: bool | None = None
-    scheme: str | None = None
-    host: str | None = None
-    port: int | None = None
-    path: str | None = None
-    prefix: str | None = None
-    code: int = 301
-    strip_query: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectResponse:
-    """Answer with this."""
-
-    status: int
-    body: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unavailable:
-    """Stands where a quarantined route would: 503, naming the fault (architecture 4.2)."""
-
-    fault_id: str
-
-
-Action = Forward | Redirect | DirectResponse | Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +107,7 @@ class Route:
     logo_url: str = ""
     stat_name: str = ""
     source: Source
-    match: Match = Match(MatchKind.PREFIX)
+    match: Match = EVERYTHING
     action: Action
     downstream_name: str = ""  # a host that has the agent's own pages, and no route for this one's sake
     public: bool = False  # nobody can be turned away, so authorize need not be asked; anything else it decides
@@ -477,7 +281,7 @@ class Settings:
     underscores: Underscores = Underscores.REJECT_REQUEST
     match_any_incoming_port: bool = True
     dns: DnsOptions = DnsOptions()
-    circuit_breakers: CircuitBreakers = CircuitBreakers()
+    circuit_breakers: CircuitBreakers = DEFAULT_BREAKERS
     bind_source_address: str = ""
     bind_freebind: bool | None = None
     signing_key: str = field(default="", repr=False)  # PEM (A-21); empty: the one derived from the token

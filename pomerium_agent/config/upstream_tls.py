@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from pomerium_agent.config.action import Endpoint, UpstreamTls
 from pomerium_agent.config.client_certificates import parse_client_ca
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
 from pomerium_agent.config.pem import parse_ca_bundle, parse_certificates, parse_pair, parse_private_key
-from pomerium_agent.config.snapshot import Endpoint, UpstreamTls
 from pomerium_agent.pb.pomerium import config_pb2
 
 # Reads a file that a route names; raises OSError. None instead of a reader: files are taken on trust,

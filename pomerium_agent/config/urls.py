@@ -8,8 +8,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import idna
 
+from pomerium_agent.config.action import Endpoint, Transport
 from pomerium_agent.config.complaints import Complaints, Unusable, shown
-from pomerium_agent.config.snapshot import Endpoint, Kind, Source, Transport
+from pomerium_agent.config.source import Kind, Source
 
 SOURCE_KINDS = {
     "http": Kind.HTTP,

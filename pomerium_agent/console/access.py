@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.config.compile import CompileCache, compile_snapshot
-from pomerium_agent.config.snapshot import Route, Unavailable
+from pomerium_agent.config.snapshot import Route
 from pomerium_agent.console.bundle import build_records
 from pomerium_agent.errors import ConfigRejected
 from pomerium_agent.pb.pomerium import config_pb2

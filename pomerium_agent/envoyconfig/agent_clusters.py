@@ -4,7 +4,8 @@ from datetime import timedelta
 
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from pomerium_agent.config.snapshot import CircuitBreakers, Settings
+from pomerium_agent.config.action import CircuitBreakers
+from pomerium_agent.config.snapshot import Settings
 from pomerium_agent.envoyconfig.clusters import BUFFER_LIMIT, CONNECT_TIMEOUT, limit, overlaid
 from pomerium_agent.envoyconfig.local import LocalAddresses
 from pomerium_agent.envoyconfig.protocols import PROTOCOL_OPTIONS, build_http1, build_http2

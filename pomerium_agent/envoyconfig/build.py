@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from pomerium_agent.config.action import Forward
 from pomerium_agent.config.http3 import serves_http3
-from pomerium_agent.config.snapshot import ConfigSnapshot, Forward, Kind
+from pomerium_agent.config.snapshot import ConfigSnapshot
+from pomerium_agent.config.source import Kind
 from pomerium_agent.envoyconfig.agent_clusters import build_agent_clusters
 from pomerium_agent.envoyconfig.client_certificates import Asking, asking, build_client_ca
 from pomerium_agent.envoyconfig.clusters import ClusterContext, build_route_cluster

@@ -8,16 +8,8 @@ from datetime import timedelta
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from pomerium_agent.config.snapshot import (
-    CircuitBreakers,
-    DnsOptions,
-    Endpoint,
-    Forward,
-    LoadBalancing,
-    Route,
-    Settings,
-    Upstream,
-)
+from pomerium_agent.config.action import CircuitBreakers, Endpoint, Forward, LoadBalancing, Upstream
+from pomerium_agent.config.snapshot import DnsOptions, Route, Settings
 from pomerium_agent.envoyconfig.dns import build_dns
 from pomerium_agent.envoyconfig.protocols import PROTOCOL_OPTIONS, build_protocols, explicit_http1
 from pomerium_agent.envoyconfig.route import cluster_name

@@ -2,7 +2,7 @@
 
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from pomerium_agent.config.snapshot import Transport, Upstream
+from pomerium_agent.config.action import Transport, Upstream
 from pomerium_agent.envoyconfig.wire import any_of
 from pomerium_agent.pb.envoy.config.core.v3 import extension_pb2, protocol_pb2
 from pomerium_agent.pb.envoy.extensions.http.header_formatters.preserve_case.v3 import preserve_case_pb2

@@ -8,17 +8,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from pomerium_agent.config.snapshot import (
-    ConfigSnapshot,
-    DirectResponse,
-    Forward,
-    HostRewrite,
-    Kind,
-    MatchKind,
-    Redirect,
-    Route,
-    Unavailable,
-)
+from pomerium_agent.config.action import DirectResponse, Forward, HostRewrite, Redirect, Unavailable
+from pomerium_agent.config.snapshot import ConfigSnapshot, Route
+from pomerium_agent.config.source import Kind, MatchKind
 from pomerium_agent.envoyconfig.headers import (
     added_request_headers,
     disables,

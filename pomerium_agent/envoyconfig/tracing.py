@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from pomerium_agent.config.snapshot import Settings, Upstream
+from pomerium_agent.config.action import Upstream
+from pomerium_agent.config.snapshot import Settings
 from pomerium_agent.config.tracing import Target, Tracing
 from pomerium_agent.config.urls import parse_endpoint
 from pomerium_agent.envoyconfig.clusters import BUFFER_LIMIT, CONNECT_TIMEOUT, ClusterContext, connect, discover

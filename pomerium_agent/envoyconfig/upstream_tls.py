@@ -2,7 +2,7 @@
 
 import ipaddress
 
-from pomerium_agent.config.snapshot import Endpoint, UpstreamTls
+from pomerium_agent.config.action import Endpoint, UpstreamTls
 from pomerium_agent.envoyconfig.wire import any_of, by_ads, text
 from pomerium_agent.pb.envoy.config.core.v3 import base_pb2
 from pomerium_agent.pb.envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
-from pomerium_agent.config.snapshot import Kind, Route, Source
+from pomerium_agent.config.snapshot import Route
+from pomerium_agent.config.source import Kind, Source
 from pomerium_agent.envoyconfig.headers import header_option, response_value
 from pomerium_agent.envoyconfig.rate_limits import LOGIN_LIMIT
 from pomerium_agent.envoyconfig.route import NOT_CHECKED, RouteContext, build_route

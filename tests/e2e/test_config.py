@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from certifi import contents
 
-from pomerium_agent.config.snapshot import Unavailable
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.envoyconfig import LocalAddresses, build_resources
 from tests.fakes.config_records import compiled, config, issue, route
 from tests.fakes.static_envoy import running_envoy

@@ -13,14 +13,8 @@ import pytest
 from yarl import URL
 
 from pomerium_agent.authorize import serve_authorize
-from pomerium_agent.config.snapshot import (
-    Address,
-    DirectResponse,
-    HeaderRewrite,
-    Redirect,
-    Route,
-    Unavailable,
-)
+from pomerium_agent.config.action import DirectResponse, Redirect, Unavailable
+from pomerium_agent.config.snapshot import Address, HeaderRewrite, Route
 from tests.e2e.gate import listening
 from tests.e2e.world import eventually
 from tests.fakes.echo import Echo, serving_echo

@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 from cryptography import x509
 
-from pomerium_agent.config.snapshot import Address, Route, Upstream, UpstreamTls
+from pomerium_agent.config.action import Upstream, UpstreamTls
+from pomerium_agent.config.snapshot import Address, Route
 from pomerium_agent.config.trust import ClientCertificates, Enforcement
 from tests.fakes.client_certificates import root
 from tests.fakes.echo import serving_echo

@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 
 from pomerium_agent.authorize.ask import explain_request, read_hypothetical
-from pomerium_agent.config.snapshot import (
-    Address,
-    ConfigSnapshot,
-    DirectResponse,
-    EscapedSlashes,
-    Match,
-    MatchKind,
-    Route,
-)
+from pomerium_agent.config.action import DirectResponse
+from pomerium_agent.config.snapshot import Address, ConfigSnapshot, EscapedSlashes, Route
+from pomerium_agent.config.source import Match, MatchKind
 from tests.fakes.golden import resources_of
 from tests.fakes.people import NOON
 from tests.fakes.snapshots import route, snapshot

@@ -16,16 +16,9 @@ import pytest
 from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.feed import Feeder
 from pomerium_agent.config import Compiled, ConfigSnapshot
-from pomerium_agent.config.snapshot import (
-    Address,
-    DirectResponse,
-    Kind,
-    Match,
-    MatchKind,
-    Route,
-    Settings,
-    Source,
-)
+from pomerium_agent.config.action import DirectResponse
+from pomerium_agent.config.snapshot import Address, Route, Settings
+from pomerium_agent.config.source import Kind, Match, MatchKind, Source
 from pomerium_agent.demo.playground import free_port
 from pomerium_agent.envoy.ads_server import serve_ads
 from pomerium_agent.envoy.binary import envoy_binary

@@ -8,21 +8,9 @@ from urllib.parse import urlsplit
 
 import certifi
 
-from pomerium_agent.config.snapshot import (
-    Action,
-    Certificate,
-    ConfigSnapshot,
-    Endpoint,
-    Forward,
-    Kind,
-    Match,
-    MatchKind,
-    Route,
-    Settings,
-    Source,
-    Transport,
-    Upstream,
-)
+from pomerium_agent.config.action import Action, Endpoint, Forward, Transport, Upstream
+from pomerium_agent.config.snapshot import Certificate, ConfigSnapshot, Route, Settings
+from pomerium_agent.config.source import Kind, Match, MatchKind, Source
 from pomerium_agent.envoyconfig import LocalAddresses
 from tests.fakes.golden import self_signed
 

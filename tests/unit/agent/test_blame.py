@@ -6,17 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pomerium_agent.agent.blame import Blame
-from pomerium_agent.config.snapshot import (
-    ConfigSnapshot,
-    DirectResponse,
-    Kind,
-    Match,
-    MatchKind,
-    Route,
-    Settings,
-    Source,
-    Unavailable,
-)
+from pomerium_agent.config.action import DirectResponse, Unavailable
+from pomerium_agent.config.snapshot import ConfigSnapshot, Route, Settings
+from pomerium_agent.config.source import Kind, Match, MatchKind, Source
 
 EVERYTHING = Match(MatchKind.PREFIX)
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pomerium_agent.agent.board import Board
 from pomerium_agent.agent.feed import Feeder
 from pomerium_agent.config import Compiled
-from pomerium_agent.config.snapshot import Route, Unavailable
+from pomerium_agent.config.action import Unavailable
+from pomerium_agent.config.snapshot import Route
 from pomerium_agent.envoy.ads_server import AdsServer
 from pomerium_agent.envoy.ads_state import Delivery, Rejection
 from pomerium_agent.envoyconfig.resources import ROUTES

@@ -16,17 +16,9 @@ from pomerium_agent.authorize.denials import MAX_CHAIN, Denials, Denied
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.locate import asks_for_udp, locate, normalized
 from pomerium_agent.authorize.rules import RouteRules as Rules
-from pomerium_agent.config.snapshot import (
-    Access,
-    ConfigSnapshot,
-    EscapedSlashes,
-    Fault,
-    Match,
-    MatchKind,
-    Route,
-    Settings,
-    Unavailable,
-)
+from pomerium_agent.config.action import Unavailable
+from pomerium_agent.config.snapshot import Access, ConfigSnapshot, EscapedSlashes, Fault, Route, Settings
+from pomerium_agent.config.source import Match, MatchKind
 from pomerium_agent.config.trust import ClientCertificates
 from pomerium_agent.envoyconfig.route import RouteContext, checksum
 from pomerium_agent.envoyconfig.virtual_hosts import internal_route_bytes

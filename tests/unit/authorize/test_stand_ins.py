@@ -11,7 +11,8 @@ from pomerium_agent.authorize.decide import Case, decide
 from pomerium_agent.authorize.from_config import OFFERED, RulesBuilder
 from pomerium_agent.authorize.gather import Question
 from pomerium_agent.authorize.who import STRANGER, Who
-from pomerium_agent.config.snapshot import ConfigSnapshot, Unavailable
+from pomerium_agent.config.action import Unavailable
+from pomerium_agent.config.snapshot import ConfigSnapshot
 from pomerium_agent.envoyconfig.client_certificates import Asking, asking
 from pomerium_agent.policy import Kind
 from pomerium_agent.policy.facts import Identity

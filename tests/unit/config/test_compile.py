@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from pomerium_agent.config.action import Forward
 from pomerium_agent.config.compile import CompileCache
 from pomerium_agent.config.digest import CONFIG, records_digest
-from pomerium_agent.config.snapshot import Forward
 from pomerium_agent.errors import ConfigRejected
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.records import Payload, Record, pack

@@ -8,19 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from pomerium_agent.config.action import CircuitBreakers, Forward
 from pomerium_agent.config.addresses import parse_address
 from pomerium_agent.config.complaints import Unusable
-from pomerium_agent.config.snapshot import (
-    Address,
-    CircuitBreakers,
-    Codec,
-    DnsOptions,
-    EscapedSlashes,
-    Fault,
-    Forward,
-    Settings,
-    Underscores,
-)
+from pomerium_agent.config.snapshot import Address, Codec, DnsOptions, EscapedSlashes, Fault, Settings, Underscores
 from pomerium_agent.config.trust import ClientCertificates, ClientTrust, Enforcement, NamePattern, NameType
 from pomerium_agent.settings import Local
 from tests.fakes.client_certificates import root

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pomerium_agent.config.snapshot import Fault, Forward, GoogleAccount, Settings
+from pomerium_agent.config.action import Forward
+from pomerium_agent.config.snapshot import Fault, GoogleAccount, Settings
 from tests.fakes.config_records import compiled, config, issue, route
 
 RSA_KEY = issue("rsa.example.com", rsa_bits=2048)[1].decode()

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pomerium_agent.config.snapshot import Fault, Forward, Route, Unavailable
+from pomerium_agent.config.action import Forward, Unavailable
+from pomerium_agent.config.snapshot import Fault, Route
 from pomerium_agent.pb.pomerium import config_pb2
 from tests.fakes.config_records import compiled, config, entity, route
 

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
+from pomerium_agent.config.action import Forward, Unavailable
 from pomerium_agent.config.merge import BRANDING, overlay
-from pomerium_agent.config.snapshot import Forward, Unavailable
 from pomerium_agent.pb.pomerium import config_pb2
 from tests.fakes.config_records import compiled, config, entity, issue, route, settings, versioned
 

@@ -1,6 +1,8 @@
 """A faulty route is never simply omitted, and never troubles the others (R-4, architecture 4.2, routes 13)."""
 
-from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Match, MatchKind, Route, Unavailable
+from pomerium_agent.config.action import Unavailable
+from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Route
+from pomerium_agent.config.source import Match, MatchKind
 from tests.fakes.config_records import broken, compiled, config, issue, route
 
 GOOD = route(id="r1", to=["http://web.internal:8080"])

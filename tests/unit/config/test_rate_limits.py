@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.config.complaints import Unusable
 from pomerium_agent.config.limit import LOGIN_LIMIT, RateKey, RateLimit
 from pomerium_agent.config.rate_limits import parse_login_limit, parse_rate_limit
-from pomerium_agent.config.snapshot import Unavailable
 from pomerium_agent.envoyconfig.rate_limits import build_limit
 from pomerium_agent.pb.pomerium import config_pb2
 from tests.fakes.config_records import compiled, config, route

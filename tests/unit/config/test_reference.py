@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import pomerium_agent.config
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.config.reference import (
     ROUTE_FIELDS,
     ROUTE_TOPICS,
@@ -17,7 +18,7 @@ from pomerium_agent.config.reference import (
     Topic,
     example_for,
 )
-from pomerium_agent.config.snapshot import ConfigSnapshot, Fault, Unavailable
+from pomerium_agent.config.snapshot import ConfigSnapshot, Fault
 from pomerium_agent.envoyconfig.resources import ROUTES
 from pomerium_agent.pb.pomerium import config_pb2
 from pomerium_agent.settings import Local

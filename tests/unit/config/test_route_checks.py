@@ -10,20 +10,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pomerium_agent.config.action import CircuitBreakers, DirectResponse, Forward, HostRewrite, LoadBalancing, Redirect
 from pomerium_agent.config.route_names import route_id
 from pomerium_agent.config.routes import CheckedRoute, RouteContext, check_route
-from pomerium_agent.config.snapshot import (
-    CircuitBreakers,
-    DirectResponse,
-    Forward,
-    HeaderRewrite,
-    HostRewrite,
-    LoadBalancing,
-    Match,
-    MatchKind,
-    Redirect,
-    Route,
-)
+from pomerium_agent.config.snapshot import HeaderRewrite, Route
+from pomerium_agent.config.source import Match, MatchKind
 from pomerium_agent.pb.envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
 from pomerium_agent.pb.envoy.config.core.v3.health_check_pb2 import HealthCheck
 from pomerium_agent.policy import evaluate

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from pomerium_agent.config.action import Unavailable
 from pomerium_agent.config.reference import ROUTE_FIELDS, SETTINGS_FIELDS, Fate
-from pomerium_agent.config.snapshot import ConfigSnapshot, Unavailable
+from pomerium_agent.config.snapshot import ConfigSnapshot
 from pomerium_agent.pb.pomerium import config_pb2
 from tests.fakes.config_records import compiled, config, route
 

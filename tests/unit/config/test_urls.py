@@ -2,8 +2,9 @@
 
 import pytest
 
+from pomerium_agent.config.action import Endpoint, Transport
 from pomerium_agent.config.complaints import Complaints, Unusable
-from pomerium_agent.config.snapshot import Endpoint, Kind, Source, Transport
+from pomerium_agent.config.source import Kind, Source
 from pomerium_agent.config.urls import parse_endpoint, parse_source, parse_upstreams, with_weights
 
 

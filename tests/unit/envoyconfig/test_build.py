@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pomerium_agent.config.snapshot import ConfigSnapshot, Redirect
+from pomerium_agent.config.action import Redirect
+from pomerium_agent.config.snapshot import ConfigSnapshot
 from pomerium_agent.envoyconfig import BuildCache, build_resources
 from pomerium_agent.envoyconfig.resources import CLUSTER, LISTENER, ROUTES, SECRET, TYPE_URLS, EnvoyResources
 from pomerium_agent.pb.envoy.config.route.v3 import route_pb2

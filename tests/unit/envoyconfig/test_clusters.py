@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from pomerium_agent.config.snapshot import (
+from pomerium_agent.config.action import (
     CircuitBreakers,
-    DnsOptions,
     Endpoint,
     Forward,
     LoadBalancing,
@@ -16,6 +15,7 @@ from pomerium_agent.config.snapshot import (
     Upstream,
     UpstreamTls,
 )
+from pomerium_agent.config.snapshot import DnsOptions
 from pomerium_agent.envoyconfig.agent_clusters import build_agent_clusters
 from pomerium_agent.envoyconfig.clusters import ClusterContext, build_route_cluster
 from pomerium_agent.envoyconfig.upstream_tls import SYSTEM_CA

@@ -6,16 +6,9 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from pomerium_agent.config.snapshot import (
-    DirectResponse,
-    HeaderRewrite,
-    HostRewrite,
-    Match,
-    MatchKind,
-    Redirect,
-    Route,
-    Unavailable,
-)
+from pomerium_agent.config.action import DirectResponse, HostRewrite, Redirect, Unavailable
+from pomerium_agent.config.snapshot import HeaderRewrite, Route
+from pomerium_agent.config.source import Match, MatchKind
 from pomerium_agent.envoyconfig.route import LUA_METADATA, RouteContext, build_route, checksum
 from pomerium_agent.envoyconfig.skip import EXT_AUTHZ
 from pomerium_agent.pb.envoy.config.route.v3 import route_components_pb2 as pb

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pomerium_agent.config.snapshot import Kind, Source
+from pomerium_agent.config.source import Kind, Source
 from pomerium_agent.envoyconfig.build import build_resources
 from pomerium_agent.envoyconfig.resources import ROUTES
 from pomerium_agent.envoyconfig.virtual_hosts import authority_regexes, domains, host_names
