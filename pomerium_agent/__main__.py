@@ -1,4 +1,4 @@
-"""The one place that maps what went wrong to an exit code: 0 stopped, 1 bug, 2 settings, 3 refused."""
+"""The one place that maps what went wrong to an exit code: 0 stopped, 1 bug or passing, 2 settings, 3 refused."""
 
 import sys
 import traceback

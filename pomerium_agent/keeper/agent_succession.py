@@ -71,7 +71,10 @@ class AgentSuccession:
             else:
                 self._leave_alone(now)
         elif side is self.in_charge:  # it has taken over, and will be started again as any agent is
-            self._see_off(now)
+            if self.old.kept.process is None:
+                self._enter(Stage.DONE, None)
+            else:
+                self._see_off(now)
         else:
             how = f"by {-code}" if code < 0 else f"with code {code}"
             self._give_up(f"it ended {how} before it served; the log says why", now)

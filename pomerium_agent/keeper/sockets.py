@@ -1,5 +1,6 @@
 """The runtime directory and the listening sockets in it, which outlive every agent."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -10,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pomerium_agent.errors import SettingsError
+from pomerium_agent.errors import AgentError, Retryable, SettingsError
 
 NAMES = ("authorize", "pages", "control")
 KEEPER = "keeper"
@@ -20,6 +21,9 @@ ENVOY_ADMIN = "envoy-admin.sock"
 LONGEST_NAMES = ("databroker-4194304.sock", "hot_udp_parent_99999990")  # the second is Envoy's own, see hot.py
 LOCK = "keeper.lock"
 BACKLOG = 1024
+PASSING = frozenset(
+    (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
 LONGEST_PATH = 107  # bytes of a unix socket's path, on Linux
 
 
@@ -38,7 +42,8 @@ def open_runtime_dir(path: Path, health_address: str = "") -> Iterator[RuntimeDi
 
     A new or empty directory gets mode 0700, and the sockets 0600. What a dead predecessor left in it is swept
     away; a living one is an error. On the way out the sockets are gone, and the directory too if it was not there
-    before. Raises SettingsError, naming RUNTIME_DIRECTORY, when the directory cannot be used.
+    before. Raises SettingsError, naming RUNTIME_DIRECTORY, when the directory cannot be used, and Retryable when that
+    may pass by itself.
     """
     if max(len(os.fsencode(path / name)) for name in LONGEST_NAMES) > LONGEST_PATH:
         raise SettingsError(f"RUNTIME_DIRECTORY: {path} is too long for unix sockets; choose a shorter path")
@@ -52,7 +57,7 @@ def open_runtime_dir(path: Path, health_address: str = "") -> Iterator[RuntimeDi
             stack.callback(_sweep, path)
             listening = {name: stack.enter_context(_listen(path / f"{name}.sock")) for name in (*NAMES, KEEPER)}
         except OSError as error:
-            raise SettingsError(f"RUNTIME_DIRECTORY: cannot use {path}: {error.strerror or error}") from error
+            raise _why(error, f"RUNTIME_DIRECTORY: cannot use {path}: {error.strerror or error}") from error
         if health_address:
             listening[HEALTH] = stack.enter_context(_listen_tcp(health_address))
         yield RuntimeDir(path, created, lock, listening)
@@ -138,7 +143,7 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _listen_tcp(address: str) -> socket.socket:
-    """Raises SettingsError; that it is an address was checked with the settings."""
+    """Raises SettingsError or Retryable; that it is an address was checked with the settings."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
@@ -148,4 +153,9 @@ def _listen_tcp(address: str) -> socket.socket:
             return socket.create_server((host or "0.0.0.0", int(port)), backlog=BACKLOG)  # noqa: S104  # as it says
         return socket.create_server((host, int(port)), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=not host)
     except OSError as error:
-        raise SettingsError(f"HEALTH_CHECK_ADDR: cannot listen on {address}: {error}") from error
+        raise _why(error, f"HEALTH_CHECK_ADDR: cannot listen on {address}: {error}") from error
+
+
+def _why(error: OSError, text: str) -> AgentError:
+    """What may pass, such as a port that somebody else has just now, ends with a code by which we are started again."""
+    return Retryable(text) if error.errno in PASSING else SettingsError(text)
