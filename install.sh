@@ -207,6 +207,8 @@ check_names() {
         host=$(host_of "$url")
         case $seen in *" $host "*) continue ;; esac
         seen="$seen$host "
+        # Behind a proxy it is for the proxy to know the name.
+        [ -z "${HTTPS_PROXY:-${https_proxy:-}}" ] || continue
         getent ahosts "$host" >/dev/null 2>&1 ||
             problem "the name $host ($name) cannot be resolved; look at /etc/resolv.conf and the firewall"
     done
@@ -500,6 +502,7 @@ write_file() { # path, mode; the content comes on stdin. Sets CHANGED to yes whe
 
 write_settings() {
     install -d -m 0700 "$ETC"
+    keep_settings
     if [ "$TOKEN_GIVEN" = yes ]; then
         write_file "$ETC/token" 600 < <(printf '%s\n' "$TOKEN") # by printf of the shell: on no command line
         TOKEN=""
@@ -512,6 +515,24 @@ write_settings() {
         done
         other_lines
     } | write_settings_file
+}
+
+keep_settings() { # as they are, for as long as it is open whether the new ones work
+    local name
+    for name in token agent.env; do
+        rm -f "$ETC/.$name.before"
+        [ ! -e "$ETC/$name" ] || cp -p "$ETC/$name" "$ETC/.$name.before"
+    done
+}
+
+restore_settings() { # says so, if they are others
+    local name changed=no
+    for name in token agent.env; do
+        [ -e "$ETC/.$name.before" ] || continue
+        cmp -s "$ETC/.$name.before" "$ETC/$name" || changed=yes
+        mv -f "$ETC/.$name.before" "$ETC/$name"
+    done
+    [ "$changed" = no ] || say "The token and the settings are those of before again." >&2
 }
 
 other_lines() { # of the settings file: what somebody wrote there by hand
@@ -538,7 +559,7 @@ write_settings_file() {
 }
 
 point() { # link, target: in one step
-    ln -s "$2" "$1.new"
+    ln -sfn "$2" "$1.new" # one may be left of a run that was cut off
     mv -Tf "$1.new" "$1"
 }
 
@@ -566,8 +587,13 @@ go_over() { # to what is current now, while what ran before serves
     "$BASE/current/bin/pomerium-agent" upgrade --keeper --socket "${KEEPER%/*}/control.sock"
 }
 
+is_ready() { # by its own word: systemd does not hear of an agent that ends again and again below its keeper
+    "$BASE/current/bin/pomerium-agent" health --ready --socket "${KEEPER%/*}/control.sock" >/dev/null 2>&1
+}
+
 becomes_ready() { # and stays so for a moment; WHY says what it was otherwise
-    local end=$((SECONDS + WAIT)) since=0 state
+    local end=$((SECONDS + WAIT)) since=0 state restarts
+    restarts=$(state_of NRestarts) # of which an old one says nothing
     WHY="it was not ready after $WAIT seconds"
     sleep 1 # for the old one to be told to stop
     while [ "$SECONDS" -lt "$end" ]; do
@@ -576,14 +602,14 @@ becomes_ready() { # and stays so for a moment; WHY says what it was otherwise
             WHY="it ended with code $(state_of ExecMainStatus)"
             return 1
         fi
-        if [ "$(state_of NRestarts)" -ge 3 ]; then # counted from the last reset-failed
+        if [ "$(state_of NRestarts)" -ge $((restarts + 3)) ]; then
             WHY="it ended again and again, last with code $(state_of ExecMainStatus)"
             return 1
         fi
         if [ "$state" = deactivating ]; then
             end=$((SECONDS + WAIT)) # the one before has as long as its drain says
         fi
-        if [ "$state" = active ]; then
+        if [ "$state" = active ] && is_ready; then
             [ "$since" -gt 0 ] || since=$SECONDS
             [ "$((SECONDS - since))" -lt "$STAYS_UP" ] || return 0
         else
@@ -611,7 +637,7 @@ forget_old() { # all but the current and the previous release
 
 clean_up() {
     [ -z "${REMOVE_ON_FAILURE:-}" ] || rm -rf "$REMOVE_ON_FAILURE"
-    rm -f "$ETC/.changed" "$ETC/.new" "$BASE"/*.new 2>/dev/null || true
+    rm -f "$ETC/.changed" "$ETC/.new" "$ETC"/.*.before "$BASE"/*.new 2>/dev/null || true
 }
 
 # The verbs.
@@ -691,9 +717,16 @@ install_or_upgrade() {
     last_words
     if [ -n "$before" ] && [ "$MADE" != "$before" ]; then
         say "Release $(release_of "$MADE") is not ready: $WHY." >&2
+        restore_settings
         go_back_to "$before"
         rm -rf "${BASE:?}/$MADE" "$BASE/previous"
         [ -z "$older" ] || point "$BASE/previous" "$older"
+        exit 1
+    fi
+    if [ -n "$before" ] && [ "$(state_of ActiveState)" = failed ]; then
+        say "With these settings the service does not start: $WHY." >&2
+        restore_settings
+        go_back_to "$before"
         exit 1
     fi
     say "pomerium-agent is installed, but not ready: $WHY." >&2

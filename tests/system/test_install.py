@@ -200,6 +200,22 @@ def test_an_upgrade_to_a_broken_release_goes_back_by_itself(installed: Scene, re
     assert installed.machine.says("ls /opt/pomerium-agent/versions").split() == ["1"]
 
 
+@pytest.mark.parametrize(("verb", "wheels"), [("upgrade", "/next"), ("install", "")])
+def test_a_token_that_is_refused_is_not_kept_in_place_of_one_that_was_good(
+    installed: Scene, verb: str, wheels: str
+) -> None:
+    done = installed.install_sh(verb, "--wait", "20", wheels=wheels, token="pomerium-refused-0000")
+
+    assert done.returncode == 1
+    assert "it ended with code 3" in done.stdout
+    assert "The token and the settings are those of before again" in done.stdout
+    assert "runs again and is ready" in done.stdout
+    assert installed.machine.says("cat /etc/pomerium-agent/token") == installed.token
+    assert installed.machine.says("ls -A /etc/pomerium-agent").split() == ["agent.env", "token"]
+    assert installed.visit() == "200 hello-from-upstream"
+    assert "99.0" not in installed.install_sh("--version").stdout
+
+
 def test_an_upgrade_keeps_what_was_there_and_rollback_returns_to_it(installed: Scene) -> None:
     old, pid = installed.install_sh("--version").stdout, installed.main_pid()
 
