@@ -5,7 +5,7 @@ import base64
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -35,7 +35,6 @@ class Scene:
     client: aiohttp.ClientSession
     certificate: Issued
     upstream: int
-    failures: list[str] = field(default_factory=list)
     answered: int = 0
     started: int = 0
 
@@ -82,22 +81,23 @@ class Scene:
             return response.status
 
     @asynccontextmanager
-    async def load(self, replica: ReplicaAt) -> AsyncIterator[None]:
-        """Two clients that ask for the public route and the private one for as long as the block lasts."""
+    async def load(self, replica: ReplicaAt) -> AsyncIterator[list[str]]:
+        """Two clients that ask for the public route and the private one for as long as the block lasts; what failed."""
+        failures: list[str] = []
 
         async def ask(path: str, expected: int) -> None:
             while True:
                 try:
                     if (status := await self.status(replica, path)) != expected:
-                        self.failures.append(f"{path}: status {status}")
+                        failures.append(f"{path}: status {status}")
                 except GONE as error:
-                    self.failures.append(f"{path}: {error!r}")
+                    failures.append(f"{path}: {error!r}")
                 self.answered += 1
                 await asyncio.sleep(0.02)
 
         async with asyncio.TaskGroup() as group:
             clients = [group.create_task(ask("/public", 200)), group.create_task(ask("/private", 401))]
-            yield
+            yield failures
             for client in clients:
                 client.cancel()
 
