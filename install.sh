@@ -525,14 +525,21 @@ keep_settings() { # as they are, for as long as it is open whether the new ones 
     done
 }
 
-restore_settings() { # says so, if they are others
-    local name changed=no
+settings_differ() { # from those of before
+    local name
     for name in token agent.env; do
-        [ -e "$ETC/.$name.before" ] || continue
-        cmp -s "$ETC/.$name.before" "$ETC/$name" || changed=yes
-        mv -f "$ETC/.$name.before" "$ETC/$name"
+        if [ -e "$ETC/.$name.before" ] && ! cmp -s "$ETC/.$name.before" "$ETC/$name"; then return 0; fi
     done
-    [ "$changed" = no ] || say "The token and the settings are those of before again." >&2
+    return 1
+}
+
+restore_settings() { # says so, if they are others
+    local name
+    settings_differ || return 0
+    for name in token agent.env; do
+        [ ! -e "$ETC/.$name.before" ] || mv -f "$ETC/.$name.before" "$ETC/$name"
+    done
+    say "The token and the settings are those of before again." >&2
 }
 
 other_lines() { # of the settings file: what somebody wrote there by hand
@@ -723,7 +730,7 @@ install_or_upgrade() {
         [ -z "$older" ] || point "$BASE/previous" "$older"
         exit 1
     fi
-    if [ -n "$before" ] && [ "$(state_of ActiveState)" = failed ]; then
+    if [ -n "$before" ] && settings_differ && [ "$(state_of ActiveState)" = failed ]; then
         say "With these settings the service does not start: $WHY." >&2
         restore_settings
         go_back_to "$before"
