@@ -73,7 +73,7 @@ def _straight(headers: _Headers) -> hcm_pb2.ResponseMapper:
         header=base_pb2.HeaderValue(key="location", value="//%REQ(:AUTHORITY)%%REQ(:PATH)%"),
         append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS,
     )
-    redirected = _both(_details(_NORMALIZED), _status(307))
+    redirected = _both(_details(_NORMALIZED), _status(307, "pomerium.path_redirected_status"))
     return hcm_pb2.ResponseMapper(filter=redirected, headers_to_add=[*headers, here])
 
 
@@ -117,13 +117,14 @@ def _flags(flags: tuple[str, ...]) -> _Filter:
 
 def _unanswered() -> _Filter:
     """The authorization service could not be asked."""
-    return _both(_flags(("UAEX",)), _status(503), _not_answered())
+    return _both(_flags(("UAEX",)), _status(503, "pomerium.authorize_unanswered_status"), _not_answered())
 
 
-def _status(code: int) -> _Filter:
+def _status(code: int, key: str) -> _Filter:
+    """The status, which Envoy lets a key of its runtime say otherwise: a key is required, and nobody sets it."""
     equals = accesslog_pb2.ComparisonFilter(op=accesslog_pb2.ComparisonFilter.EQ)
     equals.value.default_value = code
-    equals.value.runtime_key = "pomerium.authorize_unanswered_status"  # a key is required; nobody sets it
+    equals.value.runtime_key = key
     return _Filter(status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=equals))
 
 

@@ -54,7 +54,7 @@ def _open(spans: Spans, name: str, parent: Parent) -> Iterator[Step]:
     step, began = Step(parent.child(), spans), time_ns()
     try:
         yield step
-    except Exception as error:
+    except Exception as error:  # only looked at: whoever waits for the step gets it as it is
         spans.add(name, parent, began, step.facts, error=type(error).__name__.lstrip("_"), own=step.at)
         raise
     spans.add(name, parent, began, step.facts, own=step.at)

@@ -68,7 +68,8 @@ REWRITES = Topic(
         works(
             "set_request_headers",
             "P0",
-            "Headers that the upstream gets, with `${pomerium.…}` filled in; they replace what was sent.",
+            "Headers that the upstream gets, with `${pomerium.…}` filled in; they replace what was sent. An open "
+            "route whose headers tell who calls is decided by the agent like any other.",
             {"X-Team": "blue"},
             broken={"Host": "a"},
         ),

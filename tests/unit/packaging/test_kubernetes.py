@@ -42,7 +42,7 @@ def test_every_document_is_what_the_api_takes(document: dict[str, Any], version:
     kubernetes_validate.validate(document, version, strict=True)
 
 
-@pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl here")
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl here: install it, and overlays are built by it")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("components", [(), ("metrics",), ("postgresql",), ("metrics", "postgresql")], ids="+".join)
 def test_an_overlay_with_components_becomes_what_the_api_takes(
